@@ -1,0 +1,391 @@
+"""The repository machine: a timeline of pull requests, its queue, and what contexts proved on it.
+
+``evolve(state, event)`` folds one event of stream ``repository:OWNER/REPO`` into the state. It validates first and
+changes after, so an illegal event raises and leaves the state as it was. For speed it changes the state in place and
+returns it: whoever wants the old one keeps a copy. It reads no clock, no files and no randomness; replaying a stream
+gives the state that was live when it was written.
+
+What the state guarantees at every version:
+
+- a pull request is startable (in ``ready``) exactly when it belongs to the active sweep, was seeded or reached by the
+  cascade, and is in ``queued`` or ``find_similar``;
+- an attempt is in ``inflight`` from its start to its end, and its pull request is in that attempt's stage;
+- ``verified`` holds exactly the pull requests in ``succeeded``, ordered by time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from events.errors import IllegalTransition
+from events.pull_request import FINISHED, PrState, next_state
+from events.types import (
+    Admission,
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptStarted,
+    AttemptSucceeded,
+    CacheHit,
+    ContextsImported,
+    ImportedContext,
+    LeaseAwaited,
+    NeighboursQueued,
+    PullRequestFailed,
+    PullRequestHeld,
+    PullRequestReopened,
+    PullRequestsAdmitted,
+    RepositoryClaimed,
+    RepositoryEvent,
+    StageEntered,
+)
+from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
+
+__all__ = ["InFlight", "PrRecord", "RepositoryState", "evolve", "fold", "posix"]
+
+
+def posix(created_at: str) -> float:
+    """POSIX seconds of an ISO 8601 time."""
+    return datetime.fromisoformat(created_at).timestamp()
+
+
+class InFlight(msgspec.Struct, kw_only=True):
+    """An attempt that has started and not ended."""
+
+    attempt_id: str
+    issue_number: int
+    stage: Stage
+    context: str | None
+    agent: str | None
+    lease: str
+    runner: str
+
+
+class PrRecord(msgspec.Struct, kw_only=True):
+    """One pull request. ``tried``: the contexts refuted on it under its present inputs and rules."""
+
+    issue_number: int
+    created_at: str
+    at: float
+    commit: str
+    python_version: str
+    row: str
+    inputs: str
+    rules: VerificationRules
+    reached: bool
+    state: PrState = PrState.QUEUED
+    tried: set[str] = msgspec.field(default_factory=set)
+    generations: int = 0
+    rate_limits: int = 0
+    infra_failures: int = 0
+    attempt_id: str | None = None
+    behind: str | None = None
+    context: str | None = None
+    reason: str = ""
+
+
+class RepositoryState(msgspec.Struct, kw_only=True):
+    """All that the stream of one repository says; ``version`` counts the events folded."""
+
+    repository: str
+    version: int = 0
+    incarnation: str = ""
+    sweep: str = ""
+    policy: CascadePolicy | None = None
+    prs: dict[int, PrRecord] = msgspec.field(default_factory=dict)
+    members: dict[str, set[int]] = msgspec.field(default_factory=dict)
+    ready: dict[int, None] = msgspec.field(default_factory=dict)
+    waiting: dict[int, None] = msgspec.field(default_factory=dict)
+    inflight: dict[str, InFlight] = msgspec.field(default_factory=dict)
+    verified: list[tuple[float, int]] = msgspec.field(default_factory=list)
+    imported: dict[int, ImportedContext] = msgspec.field(default_factory=dict)
+    infra_streak: int = 0
+    not_before: float = 0.0
+
+    @property
+    def anchor(self) -> str:
+        """The commit of the earliest pull request: what the repository tier of images holds."""
+        return min(self.prs.values(), key=lambda pr: (pr.at, pr.issue_number)).commit if self.prs else ""
+
+    def of_sweep(self, sweep: str) -> list[PrRecord]:
+        """The pull requests of one sweep, in the order of their times."""
+        return sorted((self.prs[n] for n in self.members.get(sweep, ())), key=lambda pr: (pr.at, pr.issue_number))
+
+    def counts(self, sweep: str) -> dict[str, int]:
+        """Pull requests of one sweep by state; those that wait for a slot appear as ``awaiting_slot``."""
+        found: dict[str, int] = {}
+        for number in self.members.get(sweep, ()):
+            key = str(self.shown_state(number))
+            found[key] = found.get(key, 0) + 1
+        return found
+
+    def shown_state(self, number: int) -> str:
+        """A pull request's state as people are shown it; ``unreached``: no cascade has come to it."""
+        pr = self.prs[number]
+        if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
+            if number in self.ready:
+                return PrState.AWAITING_SLOT if pr.state is PrState.FIND_SIMILAR else PrState.QUEUED
+            return "unreached" if not pr.reached else str(pr.state)
+        return str(pr.state)
+
+
+def evolve(state: RepositoryState, event: RepositoryEvent) -> RepositoryState:
+    """Folds one event into ``state``, in place, and returns it.
+
+    Raises:
+        IllegalTransition: the event is not allowed in this state, or names what the state does not know; the state
+            is unchanged.
+    """
+    handler = _HANDLERS.get(type(event))
+    if handler is None:
+        name = type(event).__name__
+        raise IllegalTransition(machine="repository", state="any", event=name, subject=state.repository)
+    handler(state, event)
+    state.version += 1
+    return state
+
+
+def _record(state: RepositoryState, number: int, trigger: str) -> tuple[PrRecord, PrState]:
+    """The pull request and the state that ``trigger`` leads it to."""
+    pr = state.prs.get(number)
+    subject = f"{state.repository}#{number}"
+    if pr is None:
+        raise IllegalTransition(machine="pull request", state="unknown", event=trigger, subject=subject)
+    return pr, next_state(pr.state, trigger, subject=subject)
+
+
+def _attempt(state: RepositoryState, attempt_id: str, number: int, trigger: str) -> InFlight:
+    attempt = state.inflight.get(attempt_id)
+    if attempt is None or attempt.issue_number != number:
+        subject = f"{attempt_id} of {state.repository}#{number}"
+        raise IllegalTransition(machine="attempt", state="not in flight", event=trigger, subject=subject)
+    return attempt
+
+
+def _is_member(state: RepositoryState, number: int) -> bool:
+    return number in state.members.get(state.sweep, ())
+
+
+def _make_ready(state: RepositoryState, pr: PrRecord) -> None:
+    state.waiting.pop(pr.issue_number, None)
+    if pr.reached and _is_member(state, pr.issue_number):
+        state.ready[pr.issue_number] = None
+
+
+def _leave_queue(state: RepositoryState, number: int) -> None:
+    state.ready.pop(number, None)
+    state.waiting.pop(number, None)
+
+
+def _forget_success(state: RepositoryState, pr: PrRecord) -> None:
+    if pr.state is PrState.SUCCEEDED:
+        del state.verified[bisect_left(state.verified, (pr.at, pr.issue_number))]
+        pr.context = None
+
+
+def _claimed(state: RepositoryState, event: RepositoryClaimed) -> None:
+    state.incarnation = event.incarnation
+    if state.sweep != event.sweep:
+        state.sweep = event.sweep
+        state.ready.clear()
+        for number in state.members.get(event.sweep, ()):
+            if state.prs[number].state in (PrState.QUEUED, PrState.FIND_SIMILAR):
+                _make_ready(state, state.prs[number])
+
+
+def _admitted(state: RepositoryState, event: PullRequestsAdmitted) -> None:
+    changed = [one for one in event.pull_requests if _is_other_job(state, one, event.rules)]
+    for one in changed:
+        if one.issue_number in state.prs:
+            _record(state, one.issue_number, "PullRequestsAdmitted")
+    state.policy = event.policy
+    members = state.members.setdefault(event.sweep, set())
+    members.update(one.issue_number for one in event.pull_requests)
+    for one in changed:
+        known = state.prs.get(one.issue_number)
+        if known is not None:
+            _forget_success(state, known)
+            _leave_queue(state, one.issue_number)
+        state.prs[one.issue_number] = PrRecord(
+            issue_number=one.issue_number,
+            created_at=one.created_at,
+            at=posix(one.created_at),
+            commit=one.commit,
+            python_version=one.python_version,
+            row=one.row,
+            inputs=one.inputs,
+            rules=event.rules,
+            reached=one.seed,
+        )
+    for one in event.pull_requests:
+        pr = state.prs[one.issue_number]
+        pr.reached = pr.reached or one.seed
+        if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
+            _make_ready(state, pr)
+
+
+def _is_other_job(state: RepositoryState, one: Admission, rules: VerificationRules) -> bool:
+    known = state.prs.get(one.issue_number)
+    return known is None or known.inputs != one.inputs or known.rules != rules
+
+
+def _imported(state: RepositoryState, event: ContextsImported) -> None:
+    for one in event.contexts:
+        state.imported[one.issue_number] = one
+
+
+def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
+    pr, to = _record(state, event.issue_number, f"StageEntered:{event.stage.value}")
+    pr.state, pr.reason, pr.behind = to, event.reason, None
+    if to is PrState.FIND_SIMILAR:
+        _make_ready(state, pr)
+
+
+def _cache_hit(state: RepositoryState, event: CacheHit) -> None:
+    pr, to = _record(state, event.issue_number, "CacheHit")
+    _succeed(state, pr, to, event.context, event.reason)
+
+
+def _held(state: RepositoryState, event: PullRequestHeld) -> None:
+    pr, to = _record(state, event.issue_number, "PullRequestHeld")
+    pr.state, pr.reason, pr.behind = to, event.reason, event.behind
+    _leave_queue(state, event.issue_number)
+    state.waiting[event.issue_number] = None
+
+
+def _lease_awaited(state: RepositoryState, event: LeaseAwaited) -> None:
+    pr, to = _record(state, event.issue_number, "LeaseAwaited")
+    pr.state, pr.reason = to, event.reason
+    _leave_queue(state, event.issue_number)
+    state.waiting[event.issue_number] = None
+
+
+def _attempt_started(state: RepositoryState, event: AttemptStarted) -> None:
+    pr, to = _record(state, event.issue_number, f"AttemptStarted:{event.stage.value}")
+    if event.attempt_id in state.inflight:
+        subject = f"{event.attempt_id} of {state.repository}#{event.issue_number}"
+        raise IllegalTransition(machine="attempt", state="in flight", event="AttemptStarted", subject=subject)
+    pr.state, pr.reason, pr.attempt_id = to, event.reason, event.attempt_id
+    _leave_queue(state, event.issue_number)
+    state.inflight[event.attempt_id] = InFlight(
+        attempt_id=event.attempt_id,
+        issue_number=event.issue_number,
+        stage=event.stage,
+        context=event.context,
+        agent=event.agent,
+        lease=event.lease,
+        runner=event.runner,
+    )
+
+
+def _end_attempt(
+    state: RepositoryState, attempt_id: str, number: int, trigger: str
+) -> tuple[PrRecord, InFlight, PrState]:
+    attempt = _attempt(state, attempt_id, number, trigger)
+    pr, to = _record(state, number, trigger)
+    del state.inflight[attempt_id]
+    pr.attempt_id = None
+    return pr, attempt, to
+
+
+def _succeed(state: RepositoryState, pr: PrRecord, to: PrState, context: str, reason: str) -> None:
+    pr.state, pr.context, pr.reason = to, context, reason
+    _leave_queue(state, pr.issue_number)
+    insort(state.verified, (pr.at, pr.issue_number))
+
+
+def _attempt_succeeded(state: RepositoryState, event: AttemptSucceeded) -> None:
+    pr, _, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptSucceeded")
+    state.infra_streak, state.not_before = 0, 0.0
+    _succeed(state, pr, to, event.context, event.outcome.message)
+
+
+def _attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
+    pr, attempt, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptFailed")
+    pr.state, pr.reason = to, event.outcome.message
+    if event.outcome.failure_class is FailureClass.INFRA:
+        pr.infra_failures += 1
+        state.infra_streak += 1
+        state.not_before = max(state.not_before, event.retry_at or 0.0)
+    else:
+        state.infra_streak, state.not_before = 0, 0.0
+        refuted = event.outcome.context or attempt.context
+        if refuted is not None:
+            pr.tried.add(refuted)
+        if attempt.stage is Stage.LLM_GENERATE:
+            pr.generations += 1
+    _make_ready(state, pr)
+
+
+def _attempt_rate_limited(state: RepositoryState, event: AttemptRateLimited) -> None:
+    pr, _, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptRateLimited")
+    pr.state, pr.reason = to, event.message
+    pr.rate_limits += 1
+    _make_ready(state, pr)
+
+
+def _attempt_interrupted(state: RepositoryState, event: AttemptInterrupted) -> None:
+    pr, _, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptInterrupted")
+    pr.state, pr.reason = to, event.reason
+    _make_ready(state, pr)
+
+
+def _neighbours_queued(state: RepositoryState, event: NeighboursQueued) -> None:
+    for number in event.issue_numbers:
+        if number not in state.prs:
+            subject = f"{state.repository}#{number}"
+            raise IllegalTransition(machine="pull request", state="unknown", event="NeighboursQueued", subject=subject)
+    for number in event.issue_numbers:
+        pr = state.prs[number]
+        pr.reached = True
+        if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
+            _make_ready(state, pr)
+
+
+def _failed(state: RepositoryState, event: PullRequestFailed) -> None:
+    pr, to = _record(state, event.issue_number, "PullRequestFailed")
+    pr.state, pr.reason = to, event.reason
+    _leave_queue(state, event.issue_number)
+
+
+def _reopened(state: RepositoryState, event: PullRequestReopened) -> None:
+    pr, to = _record(state, event.issue_number, "PullRequestReopened")
+    if pr.state in FINISHED:
+        _forget_success(state, pr)
+    pr.state, pr.reason = to, event.reason
+    pr.tried.clear()
+    pr.generations = pr.rate_limits = pr.infra_failures = 0
+    pr.reached = True
+    _make_ready(state, pr)
+
+
+_HANDLERS: dict[type, Callable[[RepositoryState, Any], None]] = {
+    RepositoryClaimed: _claimed,
+    PullRequestsAdmitted: _admitted,
+    ContextsImported: _imported,
+    StageEntered: _stage_entered,
+    CacheHit: _cache_hit,
+    PullRequestHeld: _held,
+    LeaseAwaited: _lease_awaited,
+    AttemptStarted: _attempt_started,
+    AttemptSucceeded: _attempt_succeeded,
+    AttemptFailed: _attempt_failed,
+    AttemptRateLimited: _attempt_rate_limited,
+    AttemptInterrupted: _attempt_interrupted,
+    NeighboursQueued: _neighbours_queued,
+    PullRequestFailed: _failed,
+    PullRequestReopened: _reopened,
+}
+
+
+def fold(repository: str, events: Iterable[RepositoryEvent]) -> RepositoryState:
+    """The state after ``events``, from nothing."""
+    state = RepositoryState(repository=repository)
+    for event in events:
+        evolve(state, event)
+    return state

@@ -1,0 +1,374 @@
+"""What can happen: every event of every stream, as frozen structs in the past tense.
+
+======================  ==========================================================================
+stream                  events
+======================  ==========================================================================
+``sweep:NAME``          ``SweepEvent``: which repositories a sweep holds, and each run of it
+``repository:O/R``      ``RepositoryEvent``: the pull requests, their attempts, what contexts proved
+``governor``            ``GovernorEvent``: accounts and the leases on them
+``attempt:ID``          ``OutcomeReported``: the mailbox in which a runner leaves its outcome
+======================  ==========================================================================
+
+An event holds what replay needs and what people ask for; logs, transcripts and scripts are blobs that it names by
+SHA-256. ``reason`` is a sentence for people: why this was decided. The type of a stored event is its class name, its
+schema number is in :mod:`events.codec`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from events.work import CascadePolicy, FailureClass, Outcome, Stage, VerificationRules
+
+__all__ = [
+    "Account",
+    "AccountsConfigured",
+    "Admission",
+    "AttemptFailed",
+    "AttemptInterrupted",
+    "AttemptRateLimited",
+    "AttemptStarted",
+    "AttemptSucceeded",
+    "CacheHit",
+    "ContextsImported",
+    "Event",
+    "GovernorClaimed",
+    "GovernorEvent",
+    "ImportedContext",
+    "Lease",
+    "LeaseAwaited",
+    "LeasesExpired",
+    "LeasesGranted",
+    "LeasesReleased",
+    "NeighboursQueued",
+    "OutcomeReported",
+    "PullRequestFailed",
+    "PullRequestHeld",
+    "PullRequestReopened",
+    "PullRequestsAdmitted",
+    "RepositoriesAdmitted",
+    "RepositoryActivated",
+    "RepositoryClaimed",
+    "RepositoryEvent",
+    "RepositoryRetired",
+    "RepositoryRows",
+    "StageEntered",
+    "SweepCreated",
+    "SweepEvent",
+    "SweepRunEnded",
+    "SweepRunStarted",
+]
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all events."""
+
+
+# ---------------------------------------------------------------- repository:OWNER/REPO
+
+
+class RepositoryClaimed(_Event, frozen=True):
+    """A repository actor took this stream over; what an earlier incarnation still appends is refused."""
+
+    incarnation: str
+    sweep: str
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One pull request as it entered a timeline.
+
+    ``row`` is the blob of its full timeline row; ``inputs`` the digest of what decides its environment (commit,
+    Python version, requirements): equal inputs under equal rules are the same job.
+    """
+
+    issue_number: int
+    created_at: str
+    commit: str
+    python_version: str
+    row: str
+    inputs: str
+    seed: bool = True
+
+
+class PullRequestsAdmitted(_Event, frozen=True):
+    """Pull requests joined the timeline, or joined it anew with other inputs or rules."""
+
+    sweep: str
+    rules: VerificationRules
+    policy: CascadePolicy
+    pull_requests: list[Admission]
+
+
+class ImportedContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A context that the build-context cache knows as verified for one pull request."""
+
+    context: str
+    issue_number: int
+    created_at: str
+    inputs: str
+    rules: VerificationRules
+    attempt_id: str
+
+
+class ContextsImported(_Event, frozen=True):
+    """What the build-context cache knew of this repository and this stream did not."""
+
+    contexts: list[ImportedContext]
+
+
+class StageEntered(_Event, frozen=True):
+    """A pull request moved on to a stage that runs nothing itself (``check_cache``, ``find_similar``)."""
+
+    issue_number: int
+    stage: Stage
+    reason: str = ""
+
+
+class CacheHit(_Event, frozen=True):
+    """A context is already verified for exactly this pull request, under these rules: nothing is built again."""
+
+    issue_number: int
+    context: str
+    attempt_id: str
+    reason: str
+
+
+class PullRequestHeld(_Event, frozen=True):
+    """A pull request waits for a generation in flight whose result may serve it."""
+
+    issue_number: int
+    behind: str
+    reason: str
+
+
+class LeaseAwaited(_Event, frozen=True):
+    """A pull request waits for agent capacity. ``until``: the reset time in POSIX seconds, if one is known."""
+
+    issue_number: int
+    reason: str
+    until: float | None = None
+
+
+class AttemptStarted(_Event, frozen=True):
+    """The intent of one attempt, durable before any of its effects. Everything it makes carries ``attempt_id``."""
+
+    attempt_id: str
+    issue_number: int
+    stage: Stage
+    sweep: str
+    lease: str
+    runner: str
+    agent: str | None = None
+    context: str | None = None
+    source: int | None = None
+    """The pull request that the context was verified on, for ``try_similar``."""
+    reason: str = ""
+
+
+class AttemptSucceeded(_Event, frozen=True):
+    """A context was verified on this pull request."""
+
+    attempt_id: str
+    issue_number: int
+    context: str
+    outcome: Outcome
+
+
+class AttemptFailed(_Event, frozen=True):
+    """An attempt ended without a verified context. ``retry_at`` (POSIX seconds) is set for infra failures only."""
+
+    attempt_id: str
+    issue_number: int
+    outcome: Outcome
+    retry_at: float | None = None
+
+
+class AttemptRateLimited(_Event, frozen=True):
+    """An agent's account was exhausted; costs no attempt. ``reset_at``: POSIX seconds, if the agent told."""
+
+    attempt_id: str
+    issue_number: int
+    account: str
+    message: str
+    reset_at: float | None = None
+
+
+class AttemptInterrupted(_Event, frozen=True):
+    """An attempt's processes ended before its verdict; what it left behind was looked for and ended."""
+
+    attempt_id: str
+    issue_number: int
+    reason: str
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class NeighboursQueued(_Event, frozen=True):
+    """A success put its neighbours into the cascade queue, nearest first."""
+
+    source: int
+    issue_numbers: list[int]
+    reason: str
+
+
+class PullRequestFailed(_Event, frozen=True):
+    """Nothing is left to try on this pull request."""
+
+    issue_number: int
+    reason: str
+    stage: str
+    failure_class: FailureClass | None = None
+
+
+class PullRequestReopened(_Event, frozen=True):
+    """A finished pull request is to be worked on again."""
+
+    issue_number: int
+    sweep: str
+    reason: str
+
+
+RepositoryEvent = (
+    RepositoryClaimed
+    | PullRequestsAdmitted
+    | ContextsImported
+    | StageEntered
+    | CacheHit
+    | PullRequestHeld
+    | LeaseAwaited
+    | AttemptStarted
+    | AttemptSucceeded
+    | AttemptFailed
+    | AttemptRateLimited
+    | AttemptInterrupted
+    | NeighboursQueued
+    | PullRequestFailed
+    | PullRequestReopened
+)
+
+# ---------------------------------------------------------------- attempt:ID
+
+
+class OutcomeReported(_Event, frozen=True):
+    """A runner's outcome, durable before anybody is told: it survives the death of whoever waits for it."""
+
+    attempt_id: str
+    outcome: Outcome
+
+
+# ---------------------------------------------------------------- sweep:NAME
+
+
+class RepositoryRows(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository of a sweep: ``rows`` is the blob of its timeline rows (JSON Lines)."""
+
+    repository: str
+    rows: str
+    pull_requests: int
+
+
+class SweepCreated(_Event, frozen=True):
+    """A sweep came to be, from a timeline file whose content has this digest."""
+
+    sweep: str
+    timeline: str
+    timeline_digest: str
+    rules: VerificationRules
+    policy: CascadePolicy
+
+
+class RepositoriesAdmitted(_Event, frozen=True):
+    """Repositories joined a sweep, or joined it anew with other rows."""
+
+    repositories: list[RepositoryRows]
+
+
+class SweepRunStarted(_Event, frozen=True):
+    """A driver began, or went on with, a sweep."""
+
+    run: str
+    host: str
+    pid: int
+    workers: int
+
+
+class RepositoryActivated(_Event, frozen=True):
+    """A repository got its actor."""
+
+    repository: str
+
+
+class RepositoryRetired(_Event, frozen=True):
+    """A repository has nothing left to do; its actor ended. The counts are of its pull requests."""
+
+    repository: str
+    succeeded: int
+    failed: int
+    unreached: int
+
+
+class SweepRunEnded(_Event, frozen=True):
+    """A run ended in order. ``how``: ``finished``, ``interrupted`` or ``environment``."""
+
+    run: str
+    how: str
+    reason: str = ""
+
+
+SweepEvent = (
+    SweepCreated | RepositoriesAdmitted | SweepRunStarted | RepositoryActivated | RepositoryRetired | SweepRunEnded
+)
+
+# ---------------------------------------------------------------- governor
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """Something of which a limited number can be used at once: an agent's account, or the runners (``docker``)."""
+
+    name: str
+    slots: int
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """The right to use one slot of an account. ``expires_at``: POSIX seconds, unless its holder renews it."""
+
+    lease_id: str
+    account: str
+    slot: int
+    holder: str
+    expires_at: float
+
+
+class GovernorClaimed(_Event, frozen=True):
+    """A governor took the stream over; an earlier incarnation can grant nothing more."""
+
+    incarnation: str
+
+
+class AccountsConfigured(_Event, frozen=True):
+    """The accounts and their slots from now on."""
+
+    accounts: list[Account]
+
+
+class LeasesGranted(_Event, frozen=True):
+    """Slots were given to holders."""
+
+    leases: list[Lease]
+
+
+class LeasesReleased(_Event, frozen=True):
+    """Holders gave slots back."""
+
+    lease_ids: list[str]
+
+
+class LeasesExpired(_Event, frozen=True):
+    """Holders stopped renewing; their slots are free again."""
+
+    lease_ids: list[str]
+    reason: str = ""
+
+
+GovernorEvent = GovernorClaimed | AccountsConfigured | LeasesGranted | LeasesReleased | LeasesExpired
+
+Event = RepositoryEvent | SweepEvent | GovernorEvent | OutcomeReported

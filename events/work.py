@@ -1,0 +1,193 @@
+"""The nouns that cross between core, store and actors: a pull request's inputs, a work order, an outcome.
+
+All are frozen msgspec Structs: they are validated when decoded, compare by value and are encoded as JSON in the log.
+Times are ISO 8601 strings in UTC where people read them and POSIX seconds (``float``) where the core computes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+import msgspec
+
+__all__ = [
+    "CascadePolicy",
+    "Check",
+    "FailureClass",
+    "Level",
+    "Metrics",
+    "Outcome",
+    "PullRequest",
+    "Stage",
+    "TestCounts",
+    "VerificationRules",
+    "WorkOrder",
+]
+
+
+class Stage(StrEnum):
+    """The stages of a pull request in which attempts are made."""
+
+    CHECK_CACHE = "check_cache"
+    FIND_SIMILAR = "find_similar"
+    TRY_SIMILAR = "try_similar"
+    TRY_DEFAULT = "try_default"
+    LLM_GENERATE = "llm_generate"
+
+
+class Level(StrEnum):
+    """How far a verification goes; each level includes those before it."""
+
+    BUILD = "build"
+    SMOKE = "smoke"
+    TESTS = "tests"
+
+
+class FailureClass(StrEnum):
+    """Who has to answer for a failure. ``infra`` never counts against the context or the pull request."""
+
+    INFRA = "infra"
+    RECIPE = "recipe"
+    AGENT = "agent"
+    TAMPER = "tamper"
+    TIMEOUT = "timeout"
+    FLAKE = "flake"
+
+
+class PullRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One row of a timeline (CONTRACTS.md section 4). ``created_at`` is ISO 8601 in UTC."""
+
+    owner: str
+    repo: str
+    issue_number: int
+    sha: str
+    created_at: str
+    base_sha: str | None = None
+    title: str | None = None
+    body: str | None = None
+    pr_context: str | None = None
+    patch: str | None = None
+    test_patch: str | None = None
+    fail_to_pass: list[str] | None = None
+    pass_to_pass: list[str] | None = None
+    env_payload: str | None = None
+    python_version: str | None = None
+    primary_root: str | None = None
+    clone_url: str | None = None
+    seed: bool = True
+
+    @property
+    def repository(self) -> str:
+        """``owner/repo``."""
+        return f"{self.owner}/{self.repo}"
+
+    @property
+    def name(self) -> str:
+        """``owner/repo#number``, as people write it."""
+        return f"{self.owner}/{self.repo}#{self.issue_number}"
+
+    @property
+    def commit(self) -> str:
+        """The commit whose tree is built: ``base_sha``, or else ``sha``."""
+        return self.base_sha or self.sha
+
+
+class VerificationRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a context must do to count as verified. Part of the log: a verdict holds under its rules only."""
+
+    level: Level = Level.TESTS
+    min_pass_ratio: float = 0.9
+
+
+class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The knobs of a cascade (CONTRACTS.md section 1). Part of the log: a decision can be replayed under its policy.
+
+    ``stock_context`` is the digest of the stock template; ``generate`` tells whether any agent may be paid.
+    """
+
+    stock_context: str
+    window_days: float = 60.0
+    neighbor_cap: int = 40
+    tasks_per_repo: int = 0
+    try_default: bool = True
+    max_candidates: int = 6
+    generate: bool = False
+    max_attempts: int = 3
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that a verification looked at, and what it saw."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class TestCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Test cases by outcome, as the junit file tells."""
+
+    __test__: ClassVar[bool] = False  # pytest, looking for test classes, passes this one over
+
+    passed: int = 0
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+
+    @property
+    def run(self) -> int:
+        """Tests that ran: passed, failed or errored."""
+        return self.passed + self.failed + self.errors
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Resources of one attempt. ``None``: not measured."""
+
+    build_s: float | None = None
+    test_s: float | None = None
+    peak_memory_bytes: int | None = None
+    image_bytes: int | None = None
+    build_reused: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one work order came to.
+
+    ``stage`` is where it ended (``source, base, repository, build, smoke, tests``); ``failure_class`` is null exactly
+    when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs`` maps a kind (``build_log, test_log,
+    junit, tests``) to the SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a
+    verdict.
+    """
+
+    verified: bool
+    level: Level
+    stage: str
+    failure_class: FailureClass | None = None
+    message: str = ""
+    checks: list[Check] = msgspec.field(default_factory=list)
+    context: str | None = None
+    image: str | None = None
+    tests: TestCounts | None = None
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
+    log_tail: str = ""
+    cancelled: bool = False
+
+
+class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a runner needs for one attempt: which context, on which pull request, under which rules.
+
+    ``context`` is the digest of a ``DockerContext`` whose tar is a blob of that digest, or ``None`` for the stock
+    template. ``anchor`` is the commit that the repository tier of images holds. ``log_id`` names the log that the
+    attempt belongs to: two logs may hold sweeps of one name.
+    """
+
+    attempt_id: str
+    log_id: str
+    sweep: str
+    stage: Stage
+    pull_request: PullRequest
+    rules: VerificationRules
+    anchor: str
+    context: str | None = None
+    agent: str | None = None
