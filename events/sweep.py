@@ -23,7 +23,7 @@ from events.types import (
     RepositoryActivated,
     RepositoryRetired,
     RepositoryRows,
-    SweepCreated,
+    SweepDefined,
     SweepEvent,
     SweepRunEnded,
     SweepRunStarted,
@@ -71,7 +71,7 @@ class SweepState(msgspec.Struct, kw_only=True):
 
     sweep: str
     version: int = 0
-    created: SweepCreated | None = None
+    defined: SweepDefined | None = None
     repositories: dict[str, SweepRepository] = msgspec.field(default_factory=dict)
     runs: int = 0
     last_run: SweepRunStarted | None = None
@@ -114,8 +114,8 @@ def _next_phase(state: SweepState, repository: str, trigger: str) -> tuple[Sweep
     return known, to
 
 
-def _created(state: SweepState, event: SweepCreated) -> None:
-    state.created = event
+def _defined(state: SweepState, event: SweepDefined) -> None:
+    state.defined = event
 
 
 def _admitted(state: SweepState, event: RepositoriesAdmitted) -> None:
@@ -144,7 +144,7 @@ def _run_ended(state: SweepState, event: SweepRunEnded) -> None:
 
 
 _HANDLERS: dict[type, Callable[[SweepState, Any], None]] = {
-    SweepCreated: _created,
+    SweepDefined: _defined,
     RepositoriesAdmitted: _admitted,
     RepositoryActivated: _activated,
     RepositoryRetired: _retired,

@@ -53,7 +53,7 @@ __all__ = [
     "RepositoryRetired",
     "RepositoryRows",
     "StageEntered",
-    "SweepCreated",
+    "SweepDefined",
     "SweepEvent",
     "SweepRunEnded",
     "SweepRunStarted",
@@ -266,8 +266,8 @@ class RepositoryRows(msgspec.Struct, frozen=True, kw_only=True):
     pull_requests: int
 
 
-class SweepCreated(_Event, frozen=True):
-    """A sweep came to be, from a timeline file whose content has this digest."""
+class SweepDefined(_Event, frozen=True):
+    """A sweep came to be, or was defined anew: from a timeline of this digest, under these rules and this policy."""
 
     sweep: str
     timeline: str
@@ -315,7 +315,7 @@ class SweepRunEnded(_Event, frozen=True):
 
 
 SweepEvent = (
-    SweepCreated | RepositoriesAdmitted | SweepRunStarted | RepositoryActivated | RepositoryRetired | SweepRunEnded
+    SweepDefined | RepositoriesAdmitted | SweepRunStarted | RepositoryActivated | RepositoryRetired | SweepRunEnded
 )
 
 # ---------------------------------------------------------------- governor

@@ -1,0 +1,56 @@
+"""What is checked of a timeline before a sweep starts anything: every row, and that its commit exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loguru import logger
+
+from actors.settings import Settings
+from events.errors import ResolutionRequired, TimelineError, UnknownCommit
+from events.work import PullRequest
+from store.sources import Sources, clone_url_of
+from store.timeline import read_timeline, require_resolved
+
+__all__ = ["checked_timeline"]
+
+
+def checked_timeline(path: Path, settings: Settings, *, skip_unresolved: bool = False) -> list[PullRequest]:
+    """Reads a timeline and checks it whole.
+
+    Args:
+        path: the file.
+        settings: where mirrors are cached.
+        skip_unresolved: leave rows without usable requirements out, with a warning for each.
+
+    Raises:
+        TimelineError: naming file, line and field; also when no row is left.
+        ResolutionRequired: a row lacks requirements or a Python version.
+        UnknownCommit: a repository does not have a row's commit.
+        InfraError: a repository cannot be fetched.
+    """
+    rows = []
+    for row in read_timeline(path):
+        try:
+            require_resolved([row], path)
+        except ResolutionRequired as exc:
+            if not skip_unresolved:
+                raise
+            logger.warning("left out: {}", exc.message)
+        else:
+            rows.append(row)
+    if not rows:
+        raise TimelineError(path=str(path), problem="no row is resolved", remedy="run `headrace resolve` on it")
+    _check_commits(rows, Sources(settings.cache_dir), where=str(path))
+    return rows
+
+
+def _check_commits(rows: list[PullRequest], sources: Sources, *, where: str) -> None:
+    for row in rows:
+        url = clone_url_of(row)
+        try:
+            sources.mirror(url, [row.commit], pull_request=row.name)
+        except UnknownCommit as exc:
+            raise UnknownCommit(
+                pull_request=exc.pull_request, commit=exc.commit, clone_url=exc.clone_url, where=where
+            ) from exc

@@ -1,0 +1,106 @@
+"""How a repository's actor has work orders done and always learns how they ended.
+
+The runner may die, the actor may die, both may: each of these methods ends in a command for the core, and none repeats
+work that has an outcome. An attempt whose runner is gone is first looked up in its mailbox; only if that is empty is
+what it left on the engine ended and the attempt interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from loguru import logger
+
+from actors.gateway import ActorFailed, ActorGone, Ref
+from actors.log_client import LogClient
+from events.decide import Interrupt, TakeOutcome
+from events.repository import InFlight
+from events.work import Outcome, WorkOrder
+
+__all__ = ["AttemptFollower"]
+
+RUNNER_BACK_S = 60.0
+RETRY_S = 0.5
+
+
+class AttemptFollower:
+    """Follows attempts on runners, given by name."""
+
+    def __init__(self, log: LogClient, runners: Mapping[str, Ref]) -> None:
+        self._log, self._runners = log, runners
+
+    async def perform(self, place: tuple[str, WorkOrder]) -> TakeOutcome | Interrupt:
+        """Has an order done by a runner; see the module for what happens when it dies."""
+        name, order = place
+        try:
+            outcome: Outcome = await self._runners[name].call("perform", order)
+        except (ActorGone, ActorFailed) as exc:
+            return await self._settled(order.attempt_id, name, str(exc))
+        return TakeOutcome(attempt_id=order.attempt_id, outcome=outcome)
+
+    async def is_under_way(self, attempt: InFlight) -> bool:
+        """Whether the attempt's runner is still at it, or has its outcome."""
+        runner = self._runners.get(attempt.runner)
+        if runner is None:
+            return False
+        try:
+            return bool(await runner.call("knows", attempt.attempt_id))
+        except (ActorGone, ActorFailed):
+            return False
+
+    async def follow(self, attempt: InFlight) -> TakeOutcome | Interrupt:
+        """Waits for an attempt that an earlier incarnation of this actor started."""
+        try:
+            outcome: Outcome | None = await self._runners[attempt.runner].call("outcome_of", attempt.attempt_id)
+        except (ActorGone, ActorFailed) as exc:
+            return await self._settled(attempt.attempt_id, attempt.runner, str(exc))
+        if outcome is None:
+            return await self._settled(attempt.attempt_id, attempt.runner, "its runner does not know of it any more")
+        return TakeOutcome(attempt_id=attempt.attempt_id, outcome=outcome)
+
+    async def settle(self, attempt: InFlight) -> TakeOutcome | Interrupt:
+        """Ends an attempt that is under way nowhere."""
+        return await self._settled(attempt.attempt_id, attempt.runner, "its processes ended with an earlier run")
+
+    async def cancel(self, runner: str, attempt_ids: list[str]) -> None:
+        """Asks a runner to end attempts; a dead runner has ended them already."""
+        try:
+            await self._runners[runner].call("cancel", attempt_ids)
+        except (ActorGone, ActorFailed) as exc:
+            logger.warning("cannot cancel on {}: {}", runner, exc)
+
+    async def forget(self, attempt: InFlight) -> None:
+        """Tells the runner that an outcome has arrived."""
+        runner = self._runners.get(attempt.runner)
+        if runner is None:
+            return
+        try:
+            await runner.call("forget", attempt.attempt_id)
+        except (ActorGone, ActorFailed) as exc:
+            logger.debug("{} has forgotten by itself: {}", attempt.runner, exc)
+
+    async def _settled(self, attempt_id: str, runner: str, why: str) -> TakeOutcome | Interrupt:
+        outcome = await self._log.reported_outcome(attempt_id)
+        if outcome is None:
+            blobs = await self._clean_up(attempt_id, runner)
+            outcome = await self._log.reported_outcome(attempt_id)
+            if outcome is None:
+                return Interrupt(attempt_id=attempt_id, reason=why, blobs=blobs)
+        return TakeOutcome(attempt_id=attempt_id, outcome=outcome)
+
+    async def _clean_up(self, attempt_id: str, runner: str) -> dict[str, str]:
+        """Ends what the attempt left on its node's engine and saves its logs, once a runner of that name is back."""
+        ref = self._runners.get(runner) or next(iter(self._runners.values()))
+        deadline = asyncio.get_running_loop().time() + RUNNER_BACK_S
+        while True:
+            try:
+                await ref.call("end_attempt", attempt_id)
+                blobs: dict[str, str] = await ref.call("salvage", attempt_id)
+            except (ActorGone, ActorFailed) as exc:
+                if asyncio.get_running_loop().time() > deadline:
+                    logger.error("attempt {}: nothing could be cleaned up on {}: {}", attempt_id, runner, exc)
+                    return {}
+                await asyncio.sleep(RETRY_S)
+            else:
+                return blobs

@@ -1,0 +1,129 @@
+"""The log's single writer: an actor that owns the store and commits for everybody, in groups.
+
+Guarantees: an ``append`` that returns is durable; batches that arrive while a commit is under way share the next one
+(one fsync for all of them). If the process dies, callers get ``ActorGone`` and repeat with the same event ids: nothing
+is recorded twice. The lock on the log dies with the process, so the restarted writer opens it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from store.blobs import FileBlobs
+from store.log import Append, Appended, RecordedEvent, Refused
+from store.opening import Store, open_store
+from store.read_models import CachedContext
+
+__all__ = ["LogWriter", "OpenedLog", "pack", "unpack_events"]
+
+T = TypeVar("T")
+READ_PAGE = 2_000
+_encoder = msgspec.msgpack.Encoder()
+_appends = msgspec.msgpack.Decoder(list[Append])
+_events = msgspec.msgpack.Decoder(list[RecordedEvent])
+
+
+def pack(value: object) -> bytes:
+    """msgspec bytes of structs, as they cross between actors."""
+    return _encoder.encode(value)
+
+
+def unpack_events(data: bytes) -> list[RecordedEvent]:
+    """What :meth:`LogWriter.read` returned."""
+    return _events.decode(data)
+
+
+class OpenedLog(msgspec.Struct, frozen=True):
+    """What a log calls itself, and the folder of its blobs as its own node sees it (empty: it has none)."""
+
+    log_id: str
+    blob_root: str
+
+
+class LogWriter:
+    """Owns one store. ``url`` and ``holder`` are those of ``open_store``."""
+
+    def __init__(self, url: str, holder: str) -> None:
+        self._url, self._holder = url, holder
+        self._store: Store | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
+        self._waiting: list[tuple[list[Append], asyncio.Future[list[Appended | Refused]]]] = []
+        self._committer: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"LogWriter({self._url})"
+
+    async def open(self) -> OpenedLog:
+        """Opens the store, creating it if need be; raises what ``open_store`` raises."""
+        store = await self._in_thread(self._opened)
+        root = str(store.blobs.root) if isinstance(store.blobs, FileBlobs) else ""
+        return OpenedLog(store.log.log_id, root)
+
+    async def append(self, batches: bytes) -> list[Appended | Refused]:
+        """Commits a packed ``list[Append]``; one result each, in order. Raises ``LogUnavailable`` if none is sure."""
+        future: asyncio.Future[list[Appended | Refused]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((_appends.decode(batches), future))
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit())
+        return await future
+
+    async def read(self, stream: str, after: int) -> bytes:
+        """One packed page of a stream's events with a version above ``after``; an empty page is the end."""
+
+        def page() -> bytes:
+            return pack(list(self._opened().log.read_stream(stream, after=after, limit=READ_PAGE)))
+
+        return await self._in_thread(page)
+
+    async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
+        """What the build-context cache knows of a repository."""
+        return await self._in_thread(lambda: self._opened().models.contexts_of(owner, repo))
+
+    async def put_blob(self, data: bytes) -> str:
+        """Stores a blob; returns its digest."""
+        return await self._in_thread(lambda: self._opened().blobs.put(data))
+
+    async def get_blob(self, digest: str) -> bytes:
+        """The content of a blob."""
+        return await self._in_thread(lambda: self._opened().blobs.get(digest))
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether a blob is there."""
+        return await self._in_thread(lambda: self._opened().blobs.has(digest))
+
+    async def close(self) -> None:
+        """Gives the log and its lock up, after what is under way."""
+        if self._committer is not None:
+            await self._committer
+        await self._in_thread(lambda: self._store.close() if self._store else None)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = open_store(self._url, write=True, holder=self._holder)
+        return self._store
+
+    def _append(self, batches: list[Append]) -> list[Appended | Refused]:
+        return self._opened().log.append_many(batches)
+
+    async def _commit(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            batches = [batch for given, _ in group for batch in given]
+            try:
+                results = await self._in_thread(partial(self._append, batches))
+            except Exception as exc:
+                for _, future in group:
+                    future.set_exception(exc)
+                continue
+            for given, future in group:
+                future.set_result(results[: len(given)])
+                results = results[len(given) :]

@@ -1,0 +1,338 @@
+"""RepositoryActor: owns one repository's timeline and cascade queue, and is the single writer of its stream.
+
+It loads the stream, folds it, asks the core what is due, appends, and only then acts.
+
+- *Success*: every state that ``snapshot`` shows is in the log.
+- *Failure*: an error that it cannot wait out is kept and shown by ``snapshot``; nothing that is in the log is lost.
+- *Crash*: the next incarnation claims the stream, so that anything the old one still appends is refused, and looks
+  after each attempt in flight: an outcome in the mailbox counts; work still under way on its runner is waited for;
+  what is left of all others is ended, and they are interrupted. Nothing is repeated that has an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import msgspec
+from loguru import logger
+
+from actors.admission import admissions, rows_by_number
+from actors.attempts import AttemptFollower
+from actors.gateway import ActorGone, Ref
+from actors.governor import RUNNERS
+from actors.log_client import LogClient, StreamWriter
+from events.decide import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome, decide, is_drained
+from events.errors import VersionConflict
+from events.repository import RepositoryState, evolve
+from events.types import AttemptStarted, ImportedContext, Lease, RepositoryEvent, RepositoryRows
+from events.work import CascadePolicy, Outcome, PullRequest, VerificationRules, WorkOrder
+from store.read_models import CachedContext
+
+__all__ = ["RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
+
+RENEW_S = 5.0
+GRACE_S = 6.0
+
+
+class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a repository actor works with. ``runners``: by the slot of account ``docker``."""
+
+    log_id: str
+    sweep: str
+    rules: VerificationRules
+    policy: CascadePolicy
+    writer: Ref
+    governor: Ref
+    runners: list[Ref]
+
+
+class RunningAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt in flight, as shown to people. ``since``: POSIX seconds."""
+
+    issue_number: int
+    stage: str
+    runner: str
+    since: float
+
+
+class RepositorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository as it stands. ``infra_until``: when it tries again after infra failures; 0.0: now."""
+
+    repository: str
+    counts: dict[str, int]
+    running: list[RunningAttempt]
+    drained: bool
+    attempts_ended: int
+    infra_streak: int
+    infra_until: float
+    infra_message: str = ""
+    failure: str = ""
+
+
+class RepositoryActor:
+    """See the module."""
+
+    def __init__(self, rows: RepositoryRows, config: RepositoryConfig, clock: Callable[[], float] = time.time) -> None:
+        self._rows, self._config, self._clock = rows, config, clock
+        self._name = f"repository:{rows.repository}"
+        self._state = RepositoryState(repository=rows.repository)
+        self._log = LogClient(config.writer)
+        self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=lambda: uuid.uuid4().hex)
+        self._follower = AttemptFollower(self._log, {ref.name: ref for ref in config.runners})
+        self._commit = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._main: asyncio.Task[None] | None = None
+        self._acquiring: asyncio.Task[None] | None = None
+        self._leases: dict[str, Lease] = {}
+        self._pull_requests: dict[int, PullRequest] = {}
+        self._since: dict[str, float] = {}
+        self._ended = 0
+        self._infra_message = ""
+        self._failure = ""
+        self._stopping = False
+
+    def __repr__(self) -> str:
+        return f"RepositoryActor({self._rows.repository})"
+
+    async def snapshot(self) -> RepositorySnapshot:
+        """How things stand; the first call starts the work."""
+        if self._main is None:
+            self._main = asyncio.create_task(self._run())
+        state = self._state
+        return RepositorySnapshot(
+            repository=state.repository,
+            counts=state.counts(self._config.sweep),
+            running=[
+                RunningAttempt(
+                    issue_number=one.issue_number,
+                    stage=one.stage.value,
+                    runner=one.runner,
+                    since=self._since.get(one.attempt_id, 0.0),
+                )
+                for one in state.inflight.values()
+            ],
+            drained=self._main.done() and not self._failure,
+            attempts_ended=self._ended,
+            infra_streak=state.infra_streak,
+            infra_until=state.not_before,
+            infra_message=self._infra_message,
+            failure=self._failure,
+        )
+
+    async def stop(self, drain_s: float) -> None:
+        """Starts nothing more, gives running attempts ``drain_s`` seconds, then cancels them and waits until each is
+        marked in the log or ``GRACE_S`` seconds have passed."""
+        self._stopping = True
+        self._wake.set()
+        await self._wait_for_attempts(drain_s)
+        for runner in {one.runner for one in self._state.inflight.values()}:
+            mine = [one.attempt_id for one in self._state.inflight.values() if one.runner == runner]
+            await self._follower.cancel(runner, mine)
+        await self._wait_for_attempts(GRACE_S)
+        await self._leave()
+
+    async def _wait_for_attempts(self, timeout_s: float) -> None:
+        pending = [task for task in self._tasks if not task.done()]
+        if pending:
+            await asyncio.wait(pending, timeout=timeout_s)
+
+    async def _run(self) -> None:
+        try:
+            await self._load()
+            renewing = asyncio.create_task(self._renew())
+            try:
+                while not self._stopping and not is_drained(self._state):
+                    await self._turn()
+            finally:
+                renewing.cancel()
+            if not self._stopping:
+                await self._leave()
+        except VersionConflict as exc:
+            self._fail(f"another actor took {self._name} over; this one stops ({exc})")
+        except Exception as exc:
+            logger.exception("{} stops", self._name)
+            self._fail(f"{type(exc).__name__}: {exc}")
+
+    def _fail(self, why: str) -> None:
+        self._failure = why
+        logger.error(why)
+        for task in self._tasks:
+            task.cancel()
+
+    # ------------------------------------------------------------ starting
+
+    async def _load(self) -> None:
+        config = self._config
+        async for event in self._stream.load():
+            evolve(self._state, cast(RepositoryEvent, event))
+        await self._decide(Claim(incarnation=uuid.uuid4().hex, sweep=config.sweep))
+        rows = rows_by_number(await self._log.get_blob(self._rows.rows))
+        self._pull_requests = rows
+        await self._follow_survivors()
+        owner, _, repo = self._rows.repository.partition("/")
+        cached = await self._log.contexts_of(owner, repo)
+        await self._decide(ImportContexts(contexts=[_imported(one) for one in cached if self._is_news(one)]))
+        admitted = admissions(rows.values(), rows_blob=self._rows.rows)
+        await self._decide(Admit(sweep=config.sweep, rules=config.rules, policy=config.policy, pull_requests=admitted))
+
+    def _is_news(self, one: CachedContext) -> bool:
+        known = self._state.prs.get(one.issue_number)
+        return known is None or known.context != one.context
+
+    async def _follow_survivors(self) -> None:
+        """Attempts of an earlier incarnation: each gets an outcome before anything new starts on its pull request."""
+        survivors = list(self._state.inflight.values())
+        keep = []
+        for one in survivors:
+            if await self._follower.is_under_way(one):
+                keep.append(one.lease)
+                self._since[one.attempt_id] = self._clock()
+                self._spawn(self._finish(one.attempt_id, self._follower.follow(one)))
+            else:
+                await self._decide(await self._follower.settle(one))
+        await self._governor("give_back_all_but", self._name, keep)
+
+    # ------------------------------------------------------------ working
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        now = self._clock()
+        startable = len(self._state.ready)
+        if startable and now >= self._state.not_before and self._acquiring is None:
+            self._acquiring = asyncio.create_task(self._acquire(startable))
+        timeout = max(0.05, self._state.not_before - now) if startable and now < self._state.not_before else None
+        if timeout is None and self._acquiring is None and not self._tasks and not is_drained(self._state):
+            raise RuntimeError(f"{self._name} has {self._state.counts(self._config.sweep)} but nothing to wait for")
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            return
+
+    async def _acquire(self, count: int) -> None:
+        try:
+            leases = cast(
+                list[Lease], await self._governor("acquire", self._name, RUNNERS, min(count, len(self._config.runners)))
+            )
+            await self._fill(leases)
+        except Exception as exc:
+            logger.exception("{}: cannot fill slots", self._name)
+            self._fail(f"{type(exc).__name__}: {exc}")
+        finally:
+            self._acquiring = None
+            self._wake.set()
+
+    async def _fill(self, leases: list[Lease]) -> None:
+        slots = []
+        for lease in leases:
+            self._leases[lease.lease_id] = lease
+            runner = self._config.runners[lease.slot].name
+            slots.append(Slot(attempt_id=uuid.uuid4().hex, lease=lease.lease_id, runner=runner))
+        events = [] if self._stopping else await self._decide(FillSlots(slots=slots))
+        started = [one for one in events if isinstance(one, AttemptStarted)]
+        for one in started:
+            self._since[one.attempt_id] = self._clock()
+            self._spawn(self._finish(one.attempt_id, self._follower.perform(self._order(one))))
+        used = {one.lease for one in started}
+        await self._release([one.lease_id for one in leases if one.lease_id not in used])
+
+    def _order(self, started: AttemptStarted) -> tuple[str, WorkOrder]:
+        order = WorkOrder(
+            attempt_id=started.attempt_id,
+            log_id=self._config.log_id,
+            sweep=self._config.sweep,
+            stage=started.stage,
+            pull_request=self._pull_requests[started.issue_number],
+            rules=self._state.prs[started.issue_number].rules,
+            anchor=self._state.anchor,
+            context=started.context,
+            agent=started.agent,
+        )
+        return started.runner, order
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(self, attempt_id: str, ending: Coroutine[Any, Any, Command]) -> None:
+        """Waits for an attempt's end, records it, and gives its lease back."""
+        try:
+            command = await ending
+            if isinstance(command, TakeOutcome):
+                self._note(command.outcome)
+            attempt = self._state.inflight.get(attempt_id)
+            await self._decide(command)
+            self._ended += 1
+            self._since.pop(attempt_id, None)
+            if attempt is not None:
+                await self._release([attempt.lease])
+                await self._follower.forget(attempt)
+        except asyncio.CancelledError:
+            raise
+        except VersionConflict as exc:
+            self._fail(f"another actor took {self._name} over; this one stops ({exc})")
+        except Exception as exc:
+            logger.exception("{}: attempt {}", self._name, attempt_id)
+            self._fail(f"{type(exc).__name__}: {exc}")
+        finally:
+            self._wake.set()
+
+    def _note(self, outcome: Outcome) -> None:
+        infra = outcome.failure_class is not None and outcome.failure_class.value == "infra"
+        self._infra_message = outcome.message if infra else ""
+
+    async def _decide(self, command: Command) -> list[RepositoryEvent]:
+        """Decides, appends, folds: in this order, one command at a time."""
+        async with self._commit:
+            events = decide(self._state, command, self._clock())
+            await self._stream.append(events)
+            for event in events:
+                evolve(self._state, event)
+            return events
+
+    # ------------------------------------------------------------ leases
+
+    async def _release(self, lease_ids: list[str]) -> None:
+        for one in lease_ids:
+            self._leases.pop(one, None)
+        if lease_ids:
+            await self._governor("release", lease_ids)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_S)
+            held = [
+                *self._leases,
+                *(one.lease for one in self._state.inflight.values() if one.lease not in self._leases),
+            ]
+            await self._governor("renew", self._name, held)
+
+    async def _leave(self) -> None:
+        if self._acquiring is not None:
+            self._acquiring.cancel()
+            self._acquiring = None
+        await self._governor("give_back_all_but", self._name, [])
+
+    async def _governor(self, method: str, *args: object) -> Any:
+        """Asks the governor, again while it is away: its calls may all be repeated."""
+        while True:
+            try:
+                return await self._config.governor.call(method, *args)
+            except ActorGone:
+                await asyncio.sleep(0.2)
+
+
+def _imported(one: CachedContext) -> ImportedContext:
+    return ImportedContext(
+        context=one.context,
+        issue_number=one.issue_number,
+        created_at=one.created_at,
+        inputs=one.inputs,
+        rules=one.rules,
+        attempt_id=one.attempt_id,
+    )

@@ -1,0 +1,164 @@
+"""AgentRunner: a stateless executor. It does one work order at a time and leaves the outcome in the log first.
+
+- *Success*: ``perform`` returns the outcome, which by then is durable in stream ``attempt:ID``.
+- *Failure*: whatever a work order runs into becomes an outcome with its failure class; a defect of ours becomes an
+  infra failure, so that it never counts against a context or a pull request.
+- *Crash*: the caller gets ``ActorGone``. If the outcome was already in the mailbox, it counts; else what the attempt
+  left behind is ended by :meth:`AgentRunner.reap` and the attempt is interrupted. A caller that died and came back
+  asks :meth:`AgentRunner.outcome_of`: work goes on without whoever ordered it.
+- ``perform`` may be repeated: an order already under way is joined, one already done returns its outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from actors.gateway import Ref, this_node
+from actors.log_client import RemoteBlobs, insist, new_event
+from actors.log_writer import pack
+from actors.settings import Settings
+from actors.workbench import DockerWorkbench, Workbench
+from events.types import OutcomeReported
+from events.work import FailureClass, Outcome, WorkOrder
+from store.blobs import BlobStore, FileBlobs
+from store.log import Append
+
+__all__ = ["AgentRunner", "RunnerConfig", "docker_workbench"]
+
+WorkbenchFactory = Callable[[Settings, BlobStore], Workbench]
+
+
+class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What every runner of a sweep is given. ``blob_root``: the folder of blobs, as seen on ``log_node``."""
+
+    log_id: str
+    settings: Settings
+    writer: Ref
+    log_node: str
+    blob_root: str
+    workbench: WorkbenchFactory
+
+
+def docker_workbench(settings: Settings, blobs: BlobStore) -> Workbench:
+    """The real workbench, on this node's Docker engine."""
+    return DockerWorkbench(settings=settings, blobs=blobs)
+
+
+class _Job:
+    """A work order under way, or done and not yet forgotten."""
+
+    def __init__(self) -> None:
+        self.cancel = threading.Event()
+        self.done = threading.Event()
+        self.outcome: Outcome | None = None
+
+
+class AgentRunner:
+    """See the module."""
+
+    def __init__(self, name: str, config: RunnerConfig) -> None:
+        self._name, self._config = name, config
+        self._jobs: dict[str, _Job] = {}
+        self._lock = threading.Lock()
+        self._bench: Workbench | None = None
+
+    def __repr__(self) -> str:
+        return f"AgentRunner({self._name})"
+
+    def ready(self, timeout_s: float) -> str | None:
+        """Waits until the engine of this node answers; after ``timeout_s`` seconds returns why it does not."""
+        return self._workbench().wait_ready(timeout_s=timeout_s)
+
+    def node(self) -> str:
+        """The node that this runner is on."""
+        return this_node()
+
+    def perform(self, order: WorkOrder) -> Outcome:
+        """Does a work order and returns its outcome, which is durable by then. See the module for repetition."""
+        with self._lock:
+            job = self._jobs.get(order.attempt_id)
+            mine = job is None
+            if job is None:
+                job = self._jobs[order.attempt_id] = _Job()
+        if mine:
+            try:
+                job.outcome = self._report(order, self._do(order, job))
+            finally:
+                job.done.set()
+        return self._joined(order.attempt_id, job)
+
+    def outcome_of(self, attempt_id: str) -> Outcome | None:
+        """Waits for an order that is under way here; ``None`` if there is none of that id."""
+        with self._lock:
+            job = self._jobs.get(attempt_id)
+        return self._joined(attempt_id, job) if job is not None else None
+
+    def cancel(self, attempt_ids: list[str]) -> None:
+        """Asks orders to end; each then has a cancelled outcome within seconds. Unknown ids are ignored."""
+        with self._lock:
+            jobs = [self._jobs[one] for one in attempt_ids if one in self._jobs]
+        for job in jobs:
+            job.cancel.set()
+
+    def forget(self, attempt_id: str) -> None:
+        """The outcome has arrived in the log of its repository; nobody will ask for it again."""
+        with self._lock:
+            self._jobs.pop(attempt_id, None)
+
+    def knows(self, attempt_id: str) -> bool:
+        """Whether the order is under way here, or its outcome is kept here."""
+        with self._lock:
+            return attempt_id in self._jobs
+
+    def reap(self) -> list[str]:
+        """Ends all that earlier runs of this log left on this node's engine. Only before a run starts anything."""
+        return self._workbench().reap(log_id=self._config.log_id, keep=frozenset())
+
+    def end_attempt(self, attempt_id: str) -> None:
+        """Ends what one interrupted attempt left on this node's engine."""
+        self._workbench().end(attempt_id)
+
+    def salvage(self, attempt_id: str) -> dict[str, str]:
+        """Stores what an interrupted attempt had logged on this node so far; returns blobs by kind."""
+        return self._workbench().salvage(attempt_id)
+
+    def _workbench(self) -> Workbench:
+        with self._lock:
+            if self._bench is None:
+                config = self._config
+                local = config.blob_root and this_node() == config.log_node
+                blobs = FileBlobs(Path(config.blob_root)) if local else RemoteBlobs(config.writer)
+                self._bench = config.workbench(config.settings, blobs)
+            return self._bench
+
+    def _joined(self, attempt_id: str, job: _Job) -> Outcome:
+        job.done.wait()
+        if job.outcome is None:
+            raise RuntimeError(f"attempt {attempt_id} ended without an outcome")
+        return job.outcome
+
+    def _do(self, order: WorkOrder, job: _Job) -> Outcome:
+        try:
+            return self._workbench().perform(order, cancel=job.cancel)
+        except Exception as exc:  # a defect here must not count against the pull request, nor stop the sweep
+            logger.exception("attempt {} of {} met a defect", order.attempt_id, order.pull_request.name)
+            return Outcome(
+                verified=False,
+                level=order.rules.level,
+                stage="runner",
+                failure_class=FailureClass.INFRA,
+                message=f"internal error: {type(exc).__name__}: {exc}",
+            )
+
+    def _report(self, order: WorkOrder, outcome: Outcome) -> Outcome:
+        """Leaves the outcome in the mailbox. If one is there already, that one counts."""
+        event = OutcomeReported(attempt_id=order.attempt_id, outcome=outcome)
+        batch = Append(f"attempt:{order.attempt_id}", 0, [new_event(event, f"{order.attempt_id}:outcome")], time.time())
+        insist(self._config.writer, "append", pack([batch]))
+        return outcome

@@ -1,0 +1,129 @@
+"""What ``sweep`` and ``resume`` share: options, signals, progress, the closing report."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+import msgspec
+
+from actors.driver import RunOptions, StopSwitch, run_sweep
+from actors.settings import Settings, load_settings
+from events.errors import EnvironmentNotReady
+from events.work import PullRequest
+from scripts.display import ProgressDisplay
+from scripts.summary import print_summary
+
+__all__ = ["RunChoices", "run_and_report", "sweep_options"]
+
+
+class RunChoices(msgspec.Struct, frozen=True, kw_only=True):
+    """The options that every command has which runs a sweep."""
+
+    store: str
+    address: str | None
+    config: Path | None
+    workers: int | None
+    dashboard: bool
+
+    def settings(self, overrides: Mapping[str, Mapping[str, object]] | None = None) -> Settings:
+        """The settings of the run, options over environment over file."""
+        own = {"workers": self.workers} if self.workers is not None else {}
+        return load_settings(self.config, overrides={**(overrides or {}), "sweep": own})
+
+
+def sweep_options(function: Callable[..., int]) -> Callable[..., int]:
+    """Adds the options of :class:`RunChoices` to a command, which gets them as one argument, ``run``."""
+
+    @functools.wraps(function)
+    def gathered(**given: Any) -> int:
+        run = RunChoices(**{name: given.pop(name) for name in RunChoices.__struct_fields__})
+        return function(run=run, **given)
+
+    options = [
+        click.option("--store", default="sqlite:///headrace.db", show_default=True, help="Where the log is."),
+        click.option("--address", help="Ray cluster to run on (auto, HOST:PORT); default: a local Ray, started here."),
+        click.option("--config", type=click.Path(path_type=Path), help="Settings file; default: ./headrace.toml."),
+        click.option("--workers", type=int, help="Work orders at once; default: one per CPU."),
+        click.option("--dashboard/--no-dashboard", default=False, help="Start Ray's dashboard on 127.0.0.1."),
+    ]
+    return functools.reduce(lambda decorated, option: option(decorated), reversed(options), gathered)
+
+
+def run_and_report(
+    run: RunChoices, *, sweep: str, settings: Settings, rows: Sequence[PullRequest] | None, timeline: str
+) -> int:
+    """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
+    if run.address is None:
+        _require_engine(settings)
+    options = RunOptions(
+        store_url=run.store, sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
+    )
+    display = ProgressDisplay(sweep)
+    switch = StopSwitch()
+    with Signals(switch, display), display:
+        progress = run_sweep(options, rows=rows, timeline=timeline, on_progress=display.show, switch=switch)
+    failed = print_summary(store=run.store, sweep=sweep)
+    if progress.phase == "finished":
+        return 1 if failed else 0
+    click.echo(f"Resume with: headrace resume {shlex.quote(sweep)} --store {shlex.quote(run.store)}", err=True)
+    if progress.phase == "interrupted":
+        return 130
+    if progress.phase == "environment":
+        raise EnvironmentNotReady(f"{progress.message}; mend it (`headrace doctor`), then resume")
+    raise EnvironmentNotReady(f"the run stopped: {progress.message}; the log is intact, resume it")
+
+
+def _require_engine(settings: Settings) -> None:
+    from scripts.doctor import engine_problem
+
+    problem = engine_problem(settings)
+    if problem is not None:
+        raise EnvironmentNotReady(f"{problem}; `headrace doctor` says more")
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into presses of the switch, for as long as the block runs.
+
+    ``ray.init`` installs a SIGTERM handler of its own, so ours are set again once progress arrives: the display calls
+    :meth:`arm` through its hook.
+    """
+
+    def __init__(self, switch: StopSwitch, display: ProgressDisplay) -> None:
+        self._switch, self._display = switch, display
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.getsignal(number)
+            self.arm()
+            self._display.on_first = self.arm
+
+    def arm(self) -> None:
+        """Sets the handlers."""
+        for number in self._before:
+            signal.signal(number, self._press)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._switch.presses += 1
+        if self._switch.presses == 1:
+            self._display.note(
+                "stopping: running attempts may end or are cancelled; press Ctrl-C again to stop at once"
+            )
+        else:
+            self._display.note("stopping at once")
+        if not self._display.started and self._switch.presses >= 1:
+            sys.exit(130)
