@@ -203,7 +203,7 @@ class IllegalTransition(CoreError):
 
     def __init__(self, *, machine: str, state: str, event: str, subject: str) -> None:
         self.machine, self.state, self.event, self.subject = machine, state, event, subject
-        super().__init__(f"{machine} {subject}: {event} is not allowed in state {state!r}; nothing was changed")
+        super().__init__(f"{machine} {subject}: {event} is not allowed in state '{state}'; nothing was changed")
 
     def _fields(self) -> Mapping[str, object]:
         return {"machine": self.machine, "state": self.state, "event": self.event, "subject": self.subject}
