@@ -100,14 +100,14 @@ class ScriptedWorkbench:
             os.close(handle)
 
 
-def _make(folder: Path, settings: Settings, blobs: BlobStore) -> ScriptedWorkbench:
+def make_scripted(folder: Path, settings: Settings, blobs: BlobStore) -> ScriptedWorkbench:
     return ScriptedWorkbench(folder, blobs)
 
 
 def scripted(folder: Path, script: Script) -> WorkbenchFactory:
     """A factory for runners, with its script and an empty journal in ``folder``."""
     (folder / "script.json").write_bytes(msgspec.json.encode(script))
-    return functools.partial(_make, folder)
+    return functools.partial(make_scripted, folder)
 
 
 def journal(folder: Path) -> list[JournalLine]:

@@ -1,0 +1,271 @@
+"""The event log: what every backend guarantees, and the hash chain that all of them keep.
+
+- A batch is recorded whole or not at all, and is durable when ``append`` returns.
+- A stream's versions are exactly 1..head. ``expected_version`` is the head that the writer knows, 0 for "no stream
+  yet"; of several writers with an equal expectation one wins, the others get ``VersionConflict``.
+- Repeating a batch (the same event ids) returns the positions that it got the first time; this is looked at before the
+  expected version, so an answer lost on its way is got by asking again.
+- ``seq`` orders all events. A reader that goes on from the last ``seq`` it saw misses nothing, while writers write.
+- Every event carries a hash over its content and its stream's previous hash: what was changed later is found and named
+  (``verify_chain``).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from events.errors import EventIdReused, LogCorrupt, UnknownEventType, VersionConflict
+
+__all__ = [
+    "GENESIS",
+    "Append",
+    "Appended",
+    "EventLog",
+    "NewEvent",
+    "RecordedEvent",
+    "Refused",
+    "StreamInfo",
+    "chain_hash",
+    "chain_hashes",
+    "check_batch",
+    "microseconds",
+    "resolve_repeat",
+    "verify_chain",
+]
+
+GENESIS = "0" * 64
+"""What a stream's first event has as its previous hash."""
+
+Refused = VersionConflict | EventIdReused | UnknownEventType
+"""Why a batch was not recorded. ``UnknownEventType``: a read model has to read one of its events and cannot."""
+
+
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event to record: a JSON object in ``data``, its type and schema, and an id that stays with it in retries."""
+
+    event_id: str
+    type: str
+    schema: int
+    data: bytes
+
+
+class Append(msgspec.Struct, frozen=True):
+    """Events for one stream, all or none. ``at``: POSIX seconds, kept to the microsecond as ``recorded_at``."""
+
+    stream: str
+    expected_version: int
+    events: list[NewEvent]
+    at: float
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where a batch is: version and ``seq`` of its last event. ``duplicate``: it was there before this call."""
+
+    stream: str
+    version: int
+    seq: int
+    duplicate: bool = False
+
+
+class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as it is stored. ``recorded_at``: POSIX seconds; ``hash``: SHA-256, hexadecimal (``chain_hash``)."""
+
+    seq: int
+    stream: str
+    version: int
+    event_id: str
+    type: str
+    schema: int
+    recorded_at: float
+    data: bytes
+    hash: str
+
+
+class StreamInfo(msgspec.Struct, frozen=True):
+    """A stream's head: version and hash of its last event."""
+
+    stream: str
+    version: int
+    hash: str
+
+
+class EventLog(ABC):
+    """An append-only log of streams. A call that raised ``LogUnavailable`` may have happened: repeat it as it was."""
+
+    log_id: str
+    """Random id, made when the log was created and stored in it: two logs are never taken for each other."""
+
+    def append(self, batch: Append) -> Appended:
+        """Records one batch, durably.
+
+        Raises:
+            VersionConflict: the stream is not at ``expected_version``.
+            EventIdReused: an event id of the batch is recorded with another payload, or only a part of it is recorded.
+            UnknownEventType: a read model cannot read an event of the batch.
+            LogUnavailable: the log cannot be written now; the batch may be repeated.
+            ValueError: the batch is empty, or its data is not UTF-8.
+        """
+        (result,) = self.append_many([batch])
+        if isinstance(result, Appended):
+            return result
+        raise result
+
+    @abstractmethod
+    def append_many(self, batches: Sequence[Append]) -> list[Appended | Refused]:
+        """Records several batches in one durable transaction (group commit); results are in the order of ``batches``.
+
+        Each batch is recorded whole or refused alone; a later one sees those before it. When this raises
+        (``LogUnavailable``, ``LogCorrupt``, ``ValueError``), none of them is recorded or, after ``LogUnavailable``,
+        perhaps all that were not to be refused.
+        """
+
+    @abstractmethod
+    def read_stream(self, stream: str, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
+        """The events of ``stream`` with a version above ``after``, in order, at most ``limit``."""
+
+    @abstractmethod
+    def read_all(self, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
+        """All events with a ``seq`` above ``after``, in order, at most ``limit``; ends at the head it finds then."""
+
+    @abstractmethod
+    def head(self, stream: str) -> int:
+        """The version of the last event of ``stream``; 0 if there is no such stream."""
+
+    @abstractmethod
+    def streams(self, prefix: str = "") -> list[StreamInfo]:
+        """The heads of all streams whose names start with ``prefix``, by name."""
+
+    def verify(self) -> list[StreamInfo]:
+        """Reads the whole log and checks it: ``seq`` without gaps, every stream's versions and hash chain, the heads.
+
+        Raises:
+            LogCorrupt: naming stream and version of the first event that is not what was written.
+        """
+        found = verify_chain(_gapless(self.read_all()))
+        heads = {info.stream: info for info in self.streams()}
+        for stream in sorted(found.keys() | heads.keys()):
+            if found.get(stream) != heads.get(stream):
+                raise LogCorrupt(where=f"stream {stream}", detail="its events and its head do not agree")
+        return list(heads.values())
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives the log up; closing twice is harmless."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_batch(batch: Append) -> None:
+    """Raises ``ValueError`` for a batch that no backend can store: without events, or with data that is not UTF-8."""
+    if not batch.events:
+        raise ValueError(f"stream {batch.stream}: an append needs at least one event")
+    for event in batch.events:
+        event.data.decode()
+
+
+def resolve_repeat(batch: Append, known: Sequence[RecordedEvent | None]) -> Appended | EventIdReused:
+    """What becomes of a batch of whose event ids some are known; ``known`` holds what is recorded under each of them.
+
+    A repetition is whole: the same stream, order and payloads. Anything else uses an id twice.
+    """
+    records = [record for record in known if record is not None]
+    repeated = len(records) == len(batch.events) and all(
+        (record.stream, record.version, record.type, record.schema, record.data)
+        == (batch.stream, records[0].version + offset, event.type, event.schema, event.data)
+        for offset, (event, record) in enumerate(zip(batch.events, records, strict=True))
+    )
+    if not repeated:
+        return EventIdReused(event_id=_used_twice(batch, known), stream=batch.stream)
+    return Appended(stream=batch.stream, version=records[-1].version, seq=records[-1].seq, duplicate=True)
+
+
+def _used_twice(batch: Append, known: Sequence[RecordedEvent | None]) -> str:
+    seen: set[str] = set()
+    for event, record in zip(batch.events, known, strict=True):
+        payload = (event.type, event.schema, event.data)
+        if event.event_id in seen or (record and (record.type, record.schema, record.data) != payload):
+            return event.event_id
+        seen.add(event.event_id)
+    return next(event.event_id for event, record in zip(batch.events, known, strict=True) if record)
+
+
+def microseconds(at: float) -> int:
+    """POSIX seconds as whole microseconds: the precision that every backend stores and hashes."""
+    return round(at * 1_000_000)
+
+
+def chain_hashes(
+    stream: str, events: Iterable[NewEvent | RecordedEvent], *, version: int, previous: str, recorded_us: int
+) -> list[str]:
+    """The hashes of ``events``, which follow version ``version`` of ``stream`` whose hash is ``previous``.
+
+    A hash is the SHA-256 over lines of previous hash, version, schema, microseconds and the lengths in characters of
+    stream, event id and type, then these three, then the data: no two different events have the same encoding, and SQL
+    can build it too.
+    """
+    hashes = []
+    stream_length = len(stream)
+    for event in events:
+        version += 1
+        event_id, type_ = event.event_id, event.type
+        header = (
+            f"{previous}\n{version}\n{event.schema}\n{recorded_us}\n{stream_length}\n{len(event_id)}\n{len(type_)}\n"
+            f"{stream}{event_id}{type_}"
+        )
+        previous = sha256(header.encode() + event.data).hexdigest()
+        hashes.append(previous)
+    return hashes
+
+
+def chain_hash(event: RecordedEvent, *, previous: str) -> str:
+    """The hash that ``event`` must have when the event before it has ``previous`` (``GENESIS`` for the first)."""
+    recorded_us = microseconds(event.recorded_at)
+    (hash_,) = chain_hashes(
+        event.stream, (event,), version=event.version - 1, previous=previous, recorded_us=recorded_us
+    )
+    return hash_
+
+
+def verify_chain(events: Iterable[RecordedEvent]) -> dict[str, StreamInfo]:
+    """Checks versions and hashes of whole streams, in any mixture that keeps each one's order.
+
+    Returns:
+        the head of every stream seen.
+
+    Raises:
+        LogCorrupt: naming stream and version of the first event that is not what was written.
+    """
+    heads: dict[str, tuple[int, str]] = {}
+    for event in events:
+        version, previous = heads.get(event.stream, (0, GENESIS))
+        where = f"stream {event.stream} version {event.version}"
+        if event.version != version + 1:
+            raise LogCorrupt(where=where, detail=f"version {version + 1} is missing before it")
+        try:
+            intact = chain_hash(event, previous=previous) == event.hash
+        except TypeError:  # a damaged record may hold another type in a field
+            intact = False
+        if not intact:
+            raise LogCorrupt(where=where, detail="its content does not match its hash")
+        heads[event.stream] = (event.version, event.hash)
+    return {stream: StreamInfo(stream, version, hash_) for stream, (version, hash_) in heads.items()}
+
+
+def _gapless(events: Iterable[RecordedEvent]) -> Iterator[RecordedEvent]:
+    for seq, event in enumerate(events, start=1):
+        if event.seq != seq:
+            where = f"stream {event.stream} version {event.version}"
+            raise LogCorrupt(where=where, detail=f"its seq is {event.seq}, not {seq}: an event before it is missing")
+        yield event

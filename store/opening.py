@@ -1,0 +1,82 @@
+"""Opens a store by its URL: the event log, its blobs and its read models together.
+
+``sqlite:///relative.db``, ``sqlite:////absolute.db`` and ``memory:`` (tests). One process at a time writes a log, any
+number read it meanwhile; blobs may be put by every process, whoever holds the log.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from events.errors import EnvironmentNotReady, StoreUrlError
+from store.blobs import BlobStore, FileBlobs, MemoryBlobs
+from store.log import EventLog
+from store.memory import MemoryLog
+from store.read_models import ReadModels
+from store.sqlite import SqliteLog
+
+__all__ = ["Store", "new_log_id", "open_store"]
+
+_SQLITE = "sqlite:///"
+
+
+class Store:
+    """A log with its blobs and its read models; a context manager that closes all of them.
+
+    ``models`` answers ``contexts_of``, ``attempts`` and ``errors`` and is as current as ``log``.
+    """
+
+    def __init__(self, *, url: str, log: EventLog, blobs: BlobStore, models: ReadModels) -> None:
+        self.url, self.log, self.blobs, self.models = url, log, blobs, models
+
+    def close(self) -> None:
+        """Gives log and lock up; closing twice is harmless."""
+        self.log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def new_log_id() -> str:
+    """A random id for a new log."""
+    return uuid.uuid4().hex
+
+
+def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], str] = new_log_id) -> Store:
+    """Opens the store that ``url`` names.
+
+    Args:
+        url: see the module; a relative path is taken from the current folder.
+        write: creates the log if it is missing and takes its lock; otherwise the log must exist and is only read.
+        holder: who writes, in words (``sweep demo``), for whoever finds the log locked.
+        new_id: makes the ``log_id`` of a log that is created now.
+
+    Raises:
+        StoreUrlError: ``url`` names no kind of store, or no path.
+        InputError: nothing is there to read, or the file belongs to another program.
+        EnvironmentNotReady: this release has no such store yet.
+        LogLocked: another process writes this log.
+        LogTooNew, LogCorrupt, LogUnavailable: the log cannot be used.
+    """
+    if url == "memory:":
+        memory = MemoryLog(log_id=new_id())
+        return Store(url=url, log=memory, blobs=MemoryBlobs(), models=memory.models)
+    if url == "supabase":
+        raise EnvironmentNotReady("--store supabase: this release has no Supabase store yet; use sqlite:///PATH")
+    if not url.startswith(_SQLITE):
+        raise StoreUrlError(url=url)
+    name = url.removeprefix(_SQLITE)
+    if not name or name.endswith("/") or "\0" in name or "?" in name:
+        raise StoreUrlError(url=url, problem="it names no file" if "?" not in name else "options are not understood")
+    path = Path(name).resolve()
+    log = SqliteLog(path, write=write, holder=holder, new_id=new_id)
+    return Store(url=url, log=log, blobs=FileBlobs(f"{path}.blobs"), models=log.models)

@@ -1,0 +1,358 @@
+"""Read models: tables folded from the log, kept in the transaction that appends, and made again from the log at will.
+
+- ``build_attempts``: every attempt, from its start on.
+- ``error_logs``: why each failed attempt failed.
+- ``build_contexts``: the build-context cache: what is verified, on which pull request, under which rules.
+- ``admissions``: pull requests as they last joined; the cache's rows take their inputs and rules from it.
+
+``project`` is the only place that knows what an event does to a row; backends only get and put rows. So a live table
+and one made by ``rebuild`` are equal, in every backend.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from events import codec
+from events.types import (
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptStarted,
+    AttemptSucceeded,
+    Event,
+    PullRequestsAdmitted,
+)
+from events.work import FailureClass, Outcome, Stage, VerificationRules
+from store.log import RecordedEvent
+
+__all__ = [
+    "PROJECTED",
+    "AdmissionRow",
+    "AttemptRow",
+    "AttemptState",
+    "CachedContext",
+    "ErrorRow",
+    "ReadModels",
+    "Row",
+    "Tables",
+    "decode_projected",
+    "fold",
+    "project",
+]
+
+_REPOSITORY = "repository:"
+
+
+class AttemptState(StrEnum):
+    """What became of an attempt."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RATE_LIMITED = "rate_limited"
+    INTERRUPTED = "interrupted"
+
+
+class AdmissionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A pull request as it last joined a timeline."""
+
+    owner: str
+    repo: str
+    issue_number: int
+    sweep: str
+    created_at: str
+    commit: str
+    python_version: str
+    inputs: str
+    rules: VerificationRules
+
+
+class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt. Times are POSIX seconds; ``reason``: why it was made; ``message``: how it ended."""
+
+    attempt_id: str
+    sweep: str
+    owner: str
+    repo: str
+    issue_number: int
+    stage: Stage
+    agent: str | None
+    context: str | None
+    source: int | None
+    reason: str
+    started_at: float
+    state: AttemptState = AttemptState.RUNNING
+    finished_at: float | None = None
+    ended_stage: str | None = None
+    failure_class: FailureClass | None = None
+    message: str = ""
+    tests_passed: int | None = None
+    tests_failed: int | None = None
+    tests_errors: int | None = None
+    tests_skipped: int | None = None
+    build_s: float | None = None
+    test_s: float | None = None
+    peak_memory_bytes: int | None = None
+    image_bytes: int | None = None
+    build_reused: bool = False
+    image: str | None = None
+    log_tail: str = ""
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
+    reset_at: float | None = None
+
+
+class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an attempt failed. ``at``: POSIX seconds."""
+
+    attempt_id: str
+    owner: str
+    repo: str
+    issue_number: int
+    at: float
+    stage: str
+    failure_class: FailureClass | None
+    message: str
+    log_tail: str
+    blobs: dict[str, str]
+
+
+class CachedContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A context that is verified for one pull request, with the inputs and rules that it was verified under.
+
+    ``created_at`` (ISO 8601) is the pull request's; ``stage`` and ``source`` tell how the context got to it;
+    ``verified_at`` is in POSIX seconds.
+    """
+
+    context: str
+    owner: str
+    repo: str
+    issue_number: int
+    inputs: str
+    created_at: str
+    python_version: str
+    rules: VerificationRules
+    attempt_id: str
+    stage: Stage
+    source: int | None
+    verified_at: float
+
+
+Row = AdmissionRow | AttemptRow | ErrorRow | CachedContext
+
+
+class Tables(ABC):
+    """What ``project`` needs of a backend: rows by key, and a place to put rows (the last one of a key stays)."""
+
+    @abstractmethod
+    def admission(self, owner: str, repo: str, issue_number: int) -> AdmissionRow | None:
+        """The row of this pull request."""
+
+    @abstractmethod
+    def attempt(self, attempt_id: str) -> AttemptRow | None:
+        """The row of this attempt."""
+
+    @abstractmethod
+    def put(self, row: Row) -> None:
+        """Adds ``row``, or takes the place of the row with its key."""
+
+
+class ReadModels(ABC):
+    """What people and actors ask. All answers are of one moment and in the order of their keys' log."""
+
+    @abstractmethod
+    def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
+        """All contexts verified on pull requests of this repository, by time of verification, then by key."""
+
+    @abstractmethod
+    def attempts(
+        self,
+        *,
+        owner: str | None = None,
+        repo: str | None = None,
+        issue_number: int | None = None,
+        sweep: str | None = None,
+        state: AttemptState | None = None,
+    ) -> list[AttemptRow]:
+        """The attempts that match all filters given, by start, then by id."""
+
+    @abstractmethod
+    def errors(
+        self, *, owner: str | None = None, repo: str | None = None, issue_number: int | None = None
+    ) -> list[ErrorRow]:
+        """Why attempts failed, for those that match all filters given, by time, then by id."""
+
+    @abstractmethod
+    def rebuild(self) -> None:
+        """Empties the tables and folds the whole log into them again, in one transaction.
+
+        Raises:
+            UnknownEventType: the log holds an event that the tables need and this program cannot read.
+            LogUnavailable: the log is open for reading only, or cannot be written now.
+        """
+
+
+def decode_projected(type_: str, schema: int, data: bytes) -> Event | None:
+    """The event, if a read model is made from its type; else ``None``, and its data is not looked at.
+
+    Raises:
+        UnknownEventType: its data cannot be read.
+    """
+    return codec.decode(type_, schema, data) if type_ in PROJECTED else None
+
+
+def fold(recorded: Iterable[RecordedEvent], tables: Tables) -> None:
+    """Projects all events, in their order. Raises ``UnknownEventType`` for one that cannot be read."""
+    for record in recorded:
+        event = decode_projected(record.type, record.schema, record.data)
+        if event is not None:
+            project(stream=record.stream, at=record.recorded_at, event=event, tables=tables)
+
+
+def project(*, stream: str, at: float, event: Event, tables: Tables) -> None:
+    """Puts the rows that ``event``, recorded in ``stream`` at ``at`` (POSIX seconds), changes.
+
+    An event of a stream that is no repository's, and the end of an attempt that never started, change nothing.
+    """
+    projection = PROJECTED.get(type(event).__name__)
+    if projection is not None and stream.startswith(_REPOSITORY):
+        owner, _, repo = stream.removeprefix(_REPOSITORY).partition("/")
+        projection(owner, repo, at, event, tables)
+
+
+def _admitted(owner: str, repo: str, at: float, event: PullRequestsAdmitted, tables: Tables) -> None:  # noqa: ARG001
+    for admission in event.pull_requests:
+        tables.put(
+            AdmissionRow(
+                owner=owner,
+                repo=repo,
+                issue_number=admission.issue_number,
+                sweep=event.sweep,
+                created_at=admission.created_at,
+                commit=admission.commit,
+                python_version=admission.python_version,
+                inputs=admission.inputs,
+                rules=event.rules,
+            )
+        )
+
+
+def _started(owner: str, repo: str, at: float, event: AttemptStarted, tables: Tables) -> None:
+    tables.put(
+        AttemptRow(
+            attempt_id=event.attempt_id,
+            sweep=event.sweep,
+            owner=owner,
+            repo=repo,
+            issue_number=event.issue_number,
+            stage=event.stage,
+            agent=event.agent,
+            context=event.context,
+            source=event.source,
+            reason=event.reason,
+            started_at=at,
+        )
+    )
+
+
+def _succeeded(owner: str, repo: str, at: float, event: AttemptSucceeded, tables: Tables) -> None:
+    attempt = tables.attempt(event.attempt_id)
+    if attempt is None:
+        return
+    tables.put(_ended(attempt, at, AttemptState.SUCCEEDED, event.outcome, context=event.context))
+    admission = tables.admission(owner, repo, event.issue_number)
+    if admission is not None:
+        tables.put(
+            CachedContext(
+                context=event.context,
+                owner=owner,
+                repo=repo,
+                issue_number=event.issue_number,
+                inputs=admission.inputs,
+                created_at=admission.created_at,
+                python_version=admission.python_version,
+                rules=admission.rules,
+                attempt_id=event.attempt_id,
+                stage=attempt.stage,
+                source=attempt.source,
+                verified_at=at,
+            )
+        )
+
+
+def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:
+    attempt = tables.attempt(event.attempt_id)
+    if attempt is None:
+        return
+    outcome = event.outcome
+    tables.put(_ended(attempt, at, AttemptState.FAILED, outcome, context=outcome.context or attempt.context))
+    tables.put(
+        ErrorRow(
+            attempt_id=event.attempt_id,
+            owner=owner,
+            repo=repo,
+            issue_number=event.issue_number,
+            at=at,
+            stage=outcome.stage,
+            failure_class=outcome.failure_class,
+            message=outcome.message,
+            log_tail=outcome.log_tail,
+            blobs=outcome.blobs,
+        )
+    )
+
+
+def _rate_limited(owner: str, repo: str, at: float, event: AttemptRateLimited, tables: Tables) -> None:  # noqa: ARG001
+    attempt = tables.attempt(event.attempt_id)
+    if attempt is not None:
+        state = AttemptState.RATE_LIMITED
+        tables.put(replace(attempt, state=state, finished_at=at, message=event.message, reset_at=event.reset_at))
+
+
+def _interrupted(owner: str, repo: str, at: float, event: AttemptInterrupted, tables: Tables) -> None:  # noqa: ARG001
+    attempt = tables.attempt(event.attempt_id)
+    if attempt is not None:
+        state = AttemptState.INTERRUPTED
+        tables.put(replace(attempt, state=state, finished_at=at, message=event.reason, blobs=event.blobs))
+
+
+def _ended(attempt: AttemptRow, at: float, state: AttemptState, outcome: Outcome, *, context: str | None) -> AttemptRow:
+    tests, metrics = outcome.tests, outcome.metrics
+    return replace(
+        attempt,
+        state=state,
+        finished_at=at,
+        context=context,
+        ended_stage=outcome.stage,
+        failure_class=outcome.failure_class,
+        message=outcome.message,
+        tests_passed=tests and tests.passed,
+        tests_failed=tests and tests.failed,
+        tests_errors=tests and tests.errors,
+        tests_skipped=tests and tests.skipped,
+        build_s=metrics.build_s,
+        test_s=metrics.test_s,
+        peak_memory_bytes=metrics.peak_memory_bytes,
+        image_bytes=metrics.image_bytes,
+        build_reused=metrics.build_reused,
+        image=outcome.image,
+        log_tail=outcome.log_tail,
+        blobs=outcome.blobs,
+    )
+
+
+PROJECTED: Mapping[str, Callable[[str, str, float, Any, Tables], None]] = {
+    PullRequestsAdmitted.__name__: _admitted,
+    AttemptStarted.__name__: _started,
+    AttemptSucceeded.__name__: _succeeded,
+    AttemptFailed.__name__: _failed,
+    AttemptRateLimited.__name__: _rate_limited,
+    AttemptInterrupted.__name__: _interrupted,
+}
+"""The event types that change a read model, by name."""

@@ -1,0 +1,132 @@
+"""What a SQLite log holds: its tables, the triggers that make events immutable, and a view for people.
+
+``sqlite3 LOG.db 'SELECT * FROM event_view'`` shows the log with readable times; ``json_extract(data, '$.reason')`` and
+its like work on it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "STATEMENTS"]
+
+APPLICATION_ID = 0x48454144
+"""``HEAD``: tells a log from other programs' databases."""
+
+SCHEMA = 1
+"""Number of the schema below, kept as ``user_version``."""
+
+STATEMENTS = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE events (
+        seq INTEGER PRIMARY KEY,
+        stream TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        event_id TEXT NOT NULL UNIQUE,
+        type TEXT NOT NULL,
+        schema INTEGER NOT NULL,
+        recorded_us INTEGER NOT NULL,
+        data TEXT NOT NULL,
+        hash TEXT NOT NULL,
+        UNIQUE (stream, version)
+    )
+    """,
+    """
+    CREATE TRIGGER events_are_not_updated BEFORE UPDATE ON events
+    BEGIN SELECT RAISE(ABORT, 'events are immutable'); END
+    """,
+    """
+    CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
+    BEGIN SELECT RAISE(ABORT, 'events are immutable'); END
+    """,
+    """
+    CREATE VIEW event_view AS
+    SELECT seq, stream, version, type,
+           strftime('%Y-%m-%dT%H:%M:%S', recorded_us / 1000000, 'unixepoch')
+               || printf('.%06dZ', recorded_us % 1000000) AS recorded_at,
+           data, event_id, schema, hash
+    FROM events
+    """,
+    """
+    CREATE TABLE admissions (
+        owner TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        issue_number INTEGER NOT NULL,
+        sweep TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        "commit" TEXT NOT NULL,
+        python_version TEXT NOT NULL,
+        inputs TEXT NOT NULL,
+        rules TEXT NOT NULL,
+        PRIMARY KEY (owner, repo, issue_number)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE build_attempts (
+        attempt_id TEXT PRIMARY KEY,
+        sweep TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        issue_number INTEGER NOT NULL,
+        stage TEXT NOT NULL,
+        agent TEXT,
+        context TEXT,
+        source INTEGER,
+        reason TEXT NOT NULL,
+        started_at REAL NOT NULL,
+        state TEXT NOT NULL,
+        finished_at REAL,
+        ended_stage TEXT,
+        failure_class TEXT,
+        message TEXT NOT NULL,
+        tests_passed INTEGER,
+        tests_failed INTEGER,
+        tests_errors INTEGER,
+        tests_skipped INTEGER,
+        build_s REAL,
+        test_s REAL,
+        peak_memory_bytes INTEGER,
+        image_bytes INTEGER,
+        build_reused INTEGER NOT NULL,
+        image TEXT,
+        log_tail TEXT NOT NULL,
+        blobs TEXT NOT NULL,
+        reset_at REAL
+    )
+    """,
+    "CREATE INDEX build_attempts_by_pull_request ON build_attempts (owner, repo, issue_number)",
+    """
+    CREATE TABLE error_logs (
+        attempt_id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        issue_number INTEGER NOT NULL,
+        at REAL NOT NULL,
+        stage TEXT NOT NULL,
+        failure_class TEXT,
+        message TEXT NOT NULL,
+        log_tail TEXT NOT NULL,
+        blobs TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX error_logs_by_pull_request ON error_logs (owner, repo, issue_number)",
+    """
+    CREATE TABLE build_contexts (
+        context TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        repo TEXT NOT NULL,
+        issue_number INTEGER NOT NULL,
+        inputs TEXT NOT NULL,
+        created_at TEXT NOT NULL,
+        python_version TEXT NOT NULL,
+        rules TEXT NOT NULL,
+        attempt_id TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        source INTEGER,
+        verified_at REAL NOT NULL,
+        PRIMARY KEY (owner, repo, issue_number, context)
+    )
+    """,
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA}",
+)
+"""Makes a new log; to be run in one transaction."""

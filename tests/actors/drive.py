@@ -1,0 +1,48 @@
+"""Runs a sweep with the scripted workbench in a process of its own: ``python -m tests.actors.drive FOLDER``.
+
+FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is ``log.db`` there. The exit code is 0 when
+the sweep finished, 130 when it was interrupted, else 3.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from actors.driver import RunOptions, StopSwitch, run_sweep
+from actors.gateway import ClusterInfo
+from actors.settings import Settings
+from actors.supervisor import SweepProgress
+from events.work import PullRequest
+from tests.scripted import make_scripted
+
+
+def main(folder: Path) -> int:
+    settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
+    rows = msgspec.json.Decoder(PullRequest).decode_lines((folder / "rows.jsonl").read_bytes())
+    switch = StopSwitch()
+
+    def press(*_: object) -> None:
+        switch.presses += 1
+
+    def show(progress: SweepProgress, _: ClusterInfo) -> None:
+        signal.signal(signal.SIGINT, press)
+        (folder / "phase").write_text(progress.phase)
+
+    options = RunOptions(
+        store_url=f"sqlite:///{folder}/log.db",
+        sweep="s",
+        settings=settings,
+        workbench=functools.partial(make_scripted, folder),
+    )
+    progress = run_sweep(options, rows=rows, timeline="rows.jsonl", on_progress=show, switch=switch)
+    print(progress.phase, progress.message, flush=True)
+    return {"finished": 0, "interrupted": 130}.get(progress.phase, 3)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
