@@ -87,12 +87,14 @@ class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
 class Ref:
     """A handle on an actor, by its name; can be sent to other actors, which look the name up when they first call.
 
-    After the actor was gone it is looked up anew, so that one spawned again under its name is found.
+    After the actor was gone they look it up anew, so that one spawned again under its name is found. What ``spawn``
+    returned keeps its own handle: Ray ends an actor for good when its owner has dropped the last one.
     """
 
     def __init__(self, name: str, handle: Any = None) -> None:
         self.name = name
         self._handle = handle
+        self._owned = handle is not None
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
@@ -140,7 +142,7 @@ class Ref:
 
     def _translated(self, exc: Exception, method: str) -> Exception:
         found = _translated(exc, f"{self.name}.{method}")
-        if isinstance(found, ActorGone):
+        if isinstance(found, ActorGone) and not self._owned:
             self._handle = None
         return found
 

@@ -1,0 +1,79 @@
+"""Process 1 of a verification container: starts one command, ends with it, and never outlives its deadline.
+
+Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON COMMAND [ARGUMENT ...]``
+
+* The command gets the given environment and nothing of the image's.
+* When the command ends, this process ends, and with it whatever the command left running: the kernel kills the
+  processes of a pid namespace whose first process is gone.
+* After ``DEADLINE_S`` seconds this process ends with code 124. No client is needed for that: a container whose
+  Headrace was killed still ends.
+* Signals from inside the container do not end it: it installs no handler, and the kernel delivers to the first
+  process of a namespace only what it handles.
+
+Exit code: the command's own; 192 + n when signal n ended the command (distinct from 128 + n, with which the engine
+reports a signal to this process); 124 after the deadline; 127 when the command cannot be started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+DEADLINE_PASSED = 124
+CANNOT_START = 127
+SIGNAL_BASE = 192
+
+
+def run(deadline_s: float, folder: str, environment: dict[str, str], command: list[str]) -> int:
+    """Runs ``command`` in ``folder`` for at most ``deadline_s`` seconds and returns this process's exit code."""
+    ends_at = time.monotonic() + deadline_s
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        os.chdir(folder)
+        with Path(os.devnull).open("rb") as nothing:
+            child = os.posix_spawn(
+                command[0],
+                command,
+                environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, nothing.fileno(), 0)],
+                setpgroup=0,
+                setsigmask=[],
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+    except OSError as exc:
+        sys.stderr.write(f"headrace: {command[0]} cannot be started in {folder}: {exc}\n")
+        return CANNOT_START
+    while True:
+        status = reap(child)
+        if status is not None:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else SIGNAL_BASE + os.WTERMSIG(status)
+        left_s = ends_at - time.monotonic()
+        if left_s <= 0:
+            sys.stderr.write(f"headrace: the deadline of {deadline_s:g} s has passed\n")
+            return DEADLINE_PASSED
+        signal.sigtimedwait({signal.SIGCHLD}, min(left_s, 60.0))
+
+
+def reap(child: int) -> int | None:
+    """Collects every ended process, orphans included; the status of ``child`` when it is among them."""
+    found = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return found
+        if pid == 0:
+            return found
+        if pid == child:
+            found = status
+
+
+if __name__ == "__main__":
+    code = run(float(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:])
+    sys.stderr.flush()
+    os._exit(code)
