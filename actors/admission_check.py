@@ -10,7 +10,7 @@ from actors.settings import Settings
 from events.errors import ResolutionRequired, TimelineError, UnknownCommit
 from events.work import PullRequest
 from store.sources import Sources, clone_url_of
-from store.timeline import read_timeline, require_resolved
+from store.timeline import locate, read_timeline, require_resolved
 
 __all__ = ["checked_timeline"]
 
@@ -41,16 +41,16 @@ def checked_timeline(path: Path, settings: Settings, *, skip_unresolved: bool = 
             rows.append(row)
     if not rows:
         raise TimelineError(path=str(path), problem="no row is resolved", remedy="run `headrace resolve` on it")
-    _check_commits(rows, Sources(settings.cache_dir), where=str(path))
+    _check_commits(rows, Sources(settings.cache_dir), path)
     return rows
 
 
-def _check_commits(rows: list[PullRequest], sources: Sources, *, where: str) -> None:
+def _check_commits(rows: list[PullRequest], sources: Sources, path: Path) -> None:
     for row in rows:
         url = clone_url_of(row)
         try:
             sources.mirror(url, [row.commit], pull_request=row.name)
         except UnknownCommit as exc:
             raise UnknownCommit(
-                pull_request=exc.pull_request, commit=exc.commit, clone_url=exc.clone_url, where=where
+                pull_request=exc.pull_request, commit=exc.commit, clone_url=exc.clone_url, where=locate(path, row)
             ) from exc

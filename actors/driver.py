@@ -178,6 +178,7 @@ def _define(
             raise UnknownSweep(sweep=options.sweep, store=options.store_url)
         return state.defined.rules, state.defined.policy
     rules, policy = options.settings.verify.rules, policy_of(options.settings)
+    insist(writer, "put_blob", stock_context().to_tar_bytes())
     by_repository: dict[str, list[PullRequest]] = {}
     for row in rows:
         by_repository.setdefault(row.repository, []).append(row)

@@ -126,7 +126,7 @@ class DockerWorkbench:
         found = self._engine.containers({LABEL_LOG: log_id, LABEL_TIER: TIER_TEST})
         attempts = {str(container["Labels"].get(LABEL_ATTEMPT)) for container in found} - keep
         if not keep:
-            return reap(self._engine, log_id=log_id, attempts=attempts)
+            return self._builder.reap_orphans() + reap(self._engine, log_id=log_id, attempts=attempts)
         orders = [order for order in self._spooled_orders() if order.log_id == log_id]
         running = {order.pull_request.name for order in orders if order.attempt_id in keep}
         interrupted = {order.pull_request.name for order in orders if order.attempt_id not in keep}

@@ -14,9 +14,9 @@ set -euo pipefail
 # shellcheck source=SCRIPTDIR/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PACKAGES=${HEADRACE_DEMO_PACKAGES:-tabulate markupsafe idna}
-SINCE=${HEADRACE_DEMO_SINCE:-2018-01-01}
-RELEASES=${HEADRACE_DEMO_RELEASES:-7}
+PACKAGES=${HEADRACE_DEMO_PACKAGES:-tabulate markupsafe toolz}
+SINCE=${HEADRACE_DEMO_SINCE:-2019-06-01}
+RELEASES=${HEADRACE_DEMO_RELEASES:-6}
 SWEEP=demo
 
 provider=auto
@@ -125,7 +125,8 @@ fi
 say "sweeping; the log is $DEMO/headrace.db"
 code=0
 # shellcheck disable=SC2086  # a list of options
-"$HEADRACE" sweep prs.jsonl --name "$SWEEP" --store "$STORE" --config "$CONFIG" ${HEADRACE_SWEEP_ARGS:-} || code=$?
+"$HEADRACE" sweep prs.jsonl --name "$SWEEP" --store "$STORE" --config "$CONFIG" --skip-unresolved \
+    ${HEADRACE_SWEEP_ARGS:-} || code=$?
 if ((code > 1)); then
     say "the sweep ended with exit code $code; go on with: bash scripts/demo.sh" >&2
     exit "$code"

@@ -35,6 +35,7 @@ STATES = (
 )
 LINE_EVERY_S = 5.0
 SHOWN_REPOSITORIES = 20
+SHOWN_MESSAGE = 100
 STYLES = {"succeeded": "green", "failed": "red"}
 
 
@@ -152,9 +153,9 @@ def _line(progress: SweepProgress) -> str:
 
 def _troubles(progress: SweepProgress) -> list[str]:
     return [
-        f"{one.repository}: waits after infra failure {one.infra_streak} ({one.infra_message or 'see the log'})"
+        f"{one.repository}: waits after infra failure {one.infra_streak} ({_short(one.infra_message) or 'see the log'})"
         for one in progress.active
-        if one.infra_streak
+        if one.infra_until > time.time()
     ]
 
 
@@ -168,3 +169,7 @@ def _total(repositories: dict[str, dict[str, int]]) -> dict[str, int]:
 
 def _open(counts: dict[str, int]) -> int:
     return sum(number for state, number in counts.items() if state not in ("succeeded", "failed", "unreached"))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_MESSAGE else text[: SHOWN_MESSAGE - 1] + "…"

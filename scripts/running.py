@@ -17,12 +17,13 @@ import msgspec
 
 from actors.driver import RunOptions, StopSwitch, run_sweep
 from actors.settings import Settings, load_settings
-from events.errors import EnvironmentNotReady
+from events.errors import EnvironmentNotReady, InputError, StoreUrlError
 from events.work import PullRequest
 from scripts.display import ProgressDisplay
 from scripts.summary import print_summary
+from store.opening import open_store
 
-__all__ = ["RunChoices", "run_and_report", "sweep_options"]
+__all__ = ["RunChoices", "check_store", "run_and_report", "sweep_options"]
 
 
 class RunChoices(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ def run_and_report(
     """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
     if run.address is None:
         _require_engine(settings)
+    with open_store(run.store, write=True, holder=f"sweep {sweep}"):
+        pass  # a log that is locked or cannot be written is told before Ray is started
     options = RunOptions(
         store_url=run.store, sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
     )
@@ -80,6 +83,22 @@ def run_and_report(
     if progress.phase == "environment":
         raise EnvironmentNotReady(f"{progress.message}; mend it (`headrace doctor`), then resume")
     raise EnvironmentNotReady(f"the run stopped: {progress.message}; the log is intact, resume it")
+
+
+def check_store(url: str) -> None:
+    """Refuses a store that no sweep could write, before anything else is looked at; makes nothing.
+
+    Raises:
+        StoreUrlError, EnvironmentNotReady: no such kind of store.
+        LogTooNew, LogCorrupt, LogUnavailable: what is there cannot be used.
+    """
+    try:
+        with open_store(url, write=False):
+            return
+    except StoreUrlError:
+        raise
+    except InputError:
+        return  # nothing is there yet; what cannot be made is told when the log is opened for writing
 
 
 def _require_engine(settings: Settings) -> None:

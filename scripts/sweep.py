@@ -9,7 +9,7 @@ import click
 
 from actors.admission_check import checked_timeline
 from events.errors import InputError
-from scripts.running import RunChoices, run_and_report, sweep_options
+from scripts.running import RunChoices, check_store, run_and_report, sweep_options
 
 __all__ = ["command"]
 
@@ -37,5 +37,6 @@ def command(*, prs: Path, name: str | None, skip_unresolved: bool, run: RunChoic
     sweep = name or prs.name.split(".")[0]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep):
         raise InputError(f"--name {sweep!r}: a sweep's name is letters, digits, '.', '_' and '-'; choose another")
+    check_store(run.store)
     rows = checked_timeline(prs, settings, skip_unresolved=skip_unresolved)
     return run_and_report(run, sweep=sweep, settings=settings, rows=rows, timeline=str(prs))

@@ -21,6 +21,7 @@ import msgspec
 
 from actors.images.engine import (
     LABEL_KEY,
+    LABEL_LOG,
     LABEL_NODE,
     LABEL_TIER,
     TIER_BASE,
@@ -112,6 +113,8 @@ class ImageBuilder:
     def reap_orphans(self) -> list[str]:
         """Ends containers of shared tiers' builds whose builder, on this node, is dead: nobody holds their lock.
 
+        Containers of pull requests' builds are left to ``reap``.
+
         Returns:
             The ids of the containers that were removed.
 
@@ -122,6 +125,8 @@ class ImageBuilder:
         cancelled = threading.Event()
         cancelled.set()
         for found in self.engine.containers({LABEL_TIER: TIER_BUILDING, LABEL_NODE: self.node}):
+            if LABEL_LOG in found["Labels"]:  # of a pull request's build, which inherits the labels of its base
+                continue
             try:
                 with file_lock(self._locks / f"{found['Labels'][LABEL_KEY]}.lock", cancel=cancelled):
                     self.engine.remove_container(found["Id"])

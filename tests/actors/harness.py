@@ -59,6 +59,39 @@ def wait_for(what: str, condition: Callable[[], bool], *, deadline_s: float = DE
         time.sleep(0.05)
 
 
+def read_events(url: str) -> list[tuple[str, Event]]:
+    """Every event of a log with its stream, after the hash chains were checked."""
+    with open_store(url, write=False) as store:
+        recorded = list(store.log.read_all())
+    verify_chain(recorded)
+    return [(one.stream, codec.decode(one.type, one.schema, one.data)) for one in recorded]
+
+
+def fold_repositories(events: list[tuple[str, Event]]) -> list[RepositoryState]:
+    """The states of all repositories of a log."""
+    streams: dict[str, list[Event]] = {}
+    for stream, event in events:
+        if stream.startswith("repository:"):
+            streams.setdefault(stream.removeprefix("repository:"), []).append(event)
+    return [fold(name, given) for name, given in streams.items()]  # type: ignore[arg-type]
+
+
+def check_events(events: list[tuple[str, Event]]) -> None:
+    """What holds of every log whose sweep is over: one end an attempt, nothing repeated that has an outcome."""
+    started = [one for _, one in events if isinstance(one, AttemptStarted)]
+    ends = Counter(one.attempt_id for _, one in events if isinstance(one, ENDS))
+    assert ends == Counter(one.attempt_id for one in started), "every attempt has one start and one end"
+    interrupted = {one.attempt_id for _, one in events if isinstance(one, AttemptInterrupted)}
+    reported = {one.attempt_id for _, one in events if isinstance(one, OutcomeReported) and not one.outcome.cancelled}
+    assert not interrupted & reported, "what has an outcome counts and is not repeated"
+    verified: set[tuple[str, int]] = set()
+    for stream, event in events:
+        if isinstance(event, AttemptStarted):
+            assert (stream, event.issue_number) not in verified, "a verified pull request is not worked on again"
+        if isinstance(event, AttemptSucceeded):
+            verified.add((stream, event.issue_number))
+
+
 class Sweep:
     """One sweep in a folder, run by as many processes after one another as a test likes."""
 
@@ -127,34 +160,16 @@ class Sweep:
         self.process.send_signal(signal.SIGINT)
 
     def events(self) -> list[tuple[str, Event]]:
-        """Every event with its stream, after the hash chains were checked."""
-        with open_store(f"sqlite:///{self.folder}/log.db", write=False) as store:
-            recorded = list(store.log.read_all())
-        verify_chain(recorded)
-        return [(one.stream, codec.decode(one.type, one.schema, one.data)) for one in recorded]
+        """Every event with its stream."""
+        return read_events(f"sqlite:///{self.folder}/log.db")
 
     def repositories(self) -> list[RepositoryState]:
-        streams: dict[str, list[Event]] = {}
-        for stream, event in self.events():
-            if stream.startswith("repository:"):
-                streams.setdefault(stream.removeprefix("repository:"), []).append(event)
-        return [fold(name, events) for name, events in streams.items()]  # type: ignore[arg-type]
+        """Every repository as the log has it."""
+        return fold_repositories(self.events())
 
     def check(self) -> None:
         """What holds of every log of a sweep that is over, whatever was killed on the way."""
-        events = self.events()
-        started = [one for _, one in events if isinstance(one, AttemptStarted)]
-        ends = Counter(one.attempt_id for _, one in events if isinstance(one, ENDS))
-        assert ends == Counter(one.attempt_id for one in started), "every attempt has one start and one end"
-        interrupted = {one.attempt_id for _, one in events if isinstance(one, AttemptInterrupted)}
-        reported = {one.attempt_id for _, one in events if isinstance(one, OutcomeReported)}
-        assert not interrupted & reported, "what has an outcome counts and is not repeated"
-        verified: set[tuple[str, int]] = set()
-        for stream, event in events:
-            if isinstance(event, AttemptStarted):
-                assert (stream, event.issue_number) not in verified, "a verified pull request is not worked on again"
-            if isinstance(event, AttemptSucceeded):
-                verified.add((stream, event.issue_number))
+        check_events(self.events())
         began = Counter(one.attempt_id for one in journal(self.folder) if one.what == "began")
         assert not [one for one, times in began.items() if times > 1], "no order is performed twice"
 

@@ -1,7 +1,7 @@
 """``scripts/setup.sh`` and the engine functions of ``scripts/lib.sh``: who starts a daemon stops it, and only that one.
 
-The daemons of these tests have folders and sockets of their own and no bridge, so that they leave the machine's
-network to the engine that the other tests use.
+The daemons of these tests have folders, sockets and a network namespace of their own, so that they leave the machine's
+bridge to the engine that the other tests use.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class Machine:
         self.folder = folder
         self.env = os.environ | {
             "HEADRACE_DOCKER_DIR": str(folder / "d"),
-            "HEADRACE_DOCKER_ARGS": "--bridge=none --iptables=false",
             "DOCKER_HOST": f"unix://{folder}/nobody.sock",
         }
 
@@ -39,7 +38,7 @@ class Machine:
             f"set -euo pipefail; source {ROOT}/scripts/lib.sh; STATE_DIR={self.folder}; ENV_FILE={self.folder}/env"
         )
         return subprocess.Popen(
-            ["bash", "-c", f"{prelude}\n{text}", "shell"],
+            ["unshare", "--net", "bash", "-c", f"{prelude}\n{text}", "shell"],
             env=self.env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
