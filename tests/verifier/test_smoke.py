@@ -130,6 +130,19 @@ def test_an_installation_in_development_mode_is_known_by_metadata_in_the_checkou
     assert installed.modules() == ["old_style"]
 
 
+def test_a_development_installation_of_a_src_layout_is_imported_without_the_folders_name(tmp_path: Path) -> None:
+    installed = Installed(tmp_path)
+    metadata = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: Little\nVersion: 1.0\n",
+        "SOURCES.txt": "setup.py\nsrc/little/__init__.py\nsrc/Little.egg-info/PKG-INFO\n",
+        "top_level.txt": "little\n",
+    }
+    installed.write(installed.checkout, {f"src/Little.egg-info/{name}": text for name, text in metadata.items()})
+    installed.write(installed.checkout, {"src/little/__init__.py": ""})
+    installed.site = installed.checkout / "src"
+    assert installed.modules() == ["little"]
+
+
 def test_a_release_from_the_index_is_not_the_checkout(installed: Installed) -> None:
     installed.write(installed.checkout, {"pyproject.toml": '[project]\nname = "pkg"\n', "pkg/__init__.py": ""})
     installed.install("pkg", {"pkg/__init__.py": ""})

@@ -135,8 +135,11 @@ def editable_names(dist: metadata.Distribution, own: list[str]) -> list[str]:
 
 
 def modules_of(dist: metadata.Distribution) -> list[str]:
-    """Top-level names that a distribution is imported by."""
-    own = [file.as_posix() for file in dist.files or []]
+    """Top-level names that a distribution is imported by.
+
+    The files of a ``setup.py develop`` installation are its sources, ``src/`` and all, and say nothing about names.
+    """
+    own = [file.as_posix() for file in dist.files or []] if dist.read_text("RECORD") is not None else []
     plain = [f for f in own if not f.startswith(("../", "/", "__editable__")) and "/__pycache__/" not in f"/{f}"]
     names = module_names([f for f in plain if not re.match(r"[^/]+\.(dist-info|egg-info|data)/", f)])
     if not names:
