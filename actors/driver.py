@@ -7,7 +7,6 @@ one adds pull requests. Nothing is started before the log is open and the defini
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from typing import cast
@@ -18,6 +17,7 @@ from actors import gateway
 from actors.admission import rows_to_bytes
 from actors.gateway import ActorGone, ClusterInfo, Placement, Ref
 from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor
+from actors.ids import new_id
 from actors.log_client import insist, new_event
 from actors.log_writer import LogWriter, OpenedLog, pack, unpack_events
 from actors.runner import RunnerConfig, WorkbenchFactory, docker_workbench
@@ -94,7 +94,7 @@ def run_sweep(
     settings = options.settings
     cluster = gateway.connect(
         address=options.address,
-        namespace=f"headrace-{uuid.uuid4().hex[:12]}",
+        namespace=f"headrace-{new_id()}",
         runner_slots=settings.sweep.workers,
         dashboard=options.dashboard,
     )
@@ -216,7 +216,7 @@ def _read(writer: Ref, stream: str) -> Iterable[Event]:
 def _append(writer: Ref, stream: str, version: int, events: list[Event]) -> None:
     if not events:
         return
-    batch = Append(stream, version, [new_event(one, uuid.uuid4().hex) for one in events], time.time())
+    batch = Append(stream, version, [new_event(one, new_id()) for one in events], time.time())
     (result,) = insist(writer, "append", pack([batch]))
     if not isinstance(result, Appended):
         raise result

@@ -49,6 +49,9 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
+    # loguru's own default prints the values of variables with every traceback, secrets too.
+    "LOGURU_DIAGNOSE": "NO",
+    "LOGURU_LEVEL": "INFO",
 }
 
 

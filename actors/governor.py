@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -21,6 +20,7 @@ from typing import cast
 from loguru import logger
 
 from actors.gateway import Ref
+from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
 from events import governor as machine
 from events.errors import VersionConflict
@@ -48,7 +48,7 @@ class RateLimitGovernor:
 
     def __init__(self, writer: Ref, accounts: list[Account], clock: Callable[[], float] = time.time) -> None:
         self._accounts, self._clock = accounts, clock
-        self._stream = StreamWriter(LogClient(writer), GOVERNOR, clock=clock, new_id=lambda: uuid.uuid4().hex)
+        self._stream = StreamWriter(LogClient(writer), GOVERNOR, clock=clock, new_id=new_id)
         self._state = machine.GovernorState()
         self._requests: deque[_Request] = deque()
         self._releases: list[str] = []
@@ -135,7 +135,7 @@ class RateLimitGovernor:
     async def _start(self) -> None:
         async for event in self._stream.load():
             machine.evolve(self._state, cast(GovernorEvent, event))
-        await self._record([GovernorClaimed(incarnation=uuid.uuid4().hex)])
+        await self._record([GovernorClaimed(incarnation=new_id())])
         await self._record(machine.configure(self._state, self._accounts))
         now = self._clock()
         self._renewed = dict.fromkeys(self._state.leases, now)
@@ -159,7 +159,7 @@ class RateLimitGovernor:
         wishes: list[tuple[_Request, machine.Request]] = []
         for turn in range(max((one.count for one in waiting), default=0)):
             wishes += [
-                (one, machine.Request(lease_id=uuid.uuid4().hex, account=one.account, holder=one.holder))
+                (one, machine.Request(lease_id=new_id(), account=one.account, holder=one.holder))
                 for one in waiting
                 if turn < one.count
             ]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -24,6 +23,7 @@ from actors.admission import admissions, rows_by_number
 from actors.attempts import AttemptFollower
 from actors.gateway import ActorGone, Ref
 from actors.governor import RUNNERS
+from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
 from events.decide import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome, decide, is_drained
 from events.errors import VersionConflict
@@ -81,7 +81,7 @@ class RepositoryActor:
         self._name = f"repository:{rows.repository}"
         self._state = RepositoryState(repository=rows.repository)
         self._log = LogClient(config.writer)
-        self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=lambda: uuid.uuid4().hex)
+        self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=new_id)
         self._follower = AttemptFollower(self._log, {ref.name: ref for ref in config.runners})
         self._commit = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -170,7 +170,7 @@ class RepositoryActor:
         config = self._config
         async for event in self._stream.load():
             evolve(self._state, cast(RepositoryEvent, event))
-        await self._decide(Claim(incarnation=uuid.uuid4().hex, sweep=config.sweep))
+        await self._decide(Claim(incarnation=new_id(), sweep=config.sweep))
         rows = rows_by_number(await self._log.get_blob(self._rows.rows))
         self._pull_requests = rows
         await self._follow_survivors()
@@ -231,7 +231,7 @@ class RepositoryActor:
         for lease in leases:
             self._leases[lease.lease_id] = lease
             runner = self._config.runners[lease.slot].name
-            slots.append(Slot(attempt_id=uuid.uuid4().hex, lease=lease.lease_id, runner=runner))
+            slots.append(Slot(attempt_id=new_id(), lease=lease.lease_id, runner=runner))
         events = [] if self._stopping else await self._decide(FillSlots(slots=slots))
         started = [one for one in events if isinstance(one, AttemptStarted)]
         for one in started:

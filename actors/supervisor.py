@@ -12,7 +12,6 @@ import asyncio
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable
 from typing import cast
 
@@ -21,6 +20,7 @@ from loguru import logger
 
 from actors import gateway
 from actors.gateway import ActorFailed, ActorGone, Placement, Ref
+from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
 from actors.repository import RepositoryActor, RepositoryConfig, RepositorySnapshot
 from actors.runner import AgentRunner, RunnerConfig
@@ -72,11 +72,9 @@ class SweepSupervisor:
 
     def __init__(self, config: SupervisorConfig, clock: Callable[[], float] = time.time) -> None:
         self._config, self._clock = config, clock
-        self._stream = StreamWriter(
-            LogClient(config.writer), f"sweep:{config.sweep}", clock=clock, new_id=lambda: uuid.uuid4().hex
-        )
+        self._stream = StreamWriter(LogClient(config.writer), f"sweep:{config.sweep}", clock=clock, new_id=new_id)
         self._state = machine.SweepState(sweep=config.sweep)
-        self._run_id = uuid.uuid4().hex
+        self._run_id = new_id()
         self._runners: list[Ref] = []
         self._actors: dict[str, Ref] = {}
         self._snapshots: dict[str, RepositorySnapshot] = {}
@@ -158,7 +156,7 @@ class SweepSupervisor:
         """Spawns the runners, waits for their engines, and ends what earlier runs left there. Returns what is amiss."""
         placement = Placement(threads=16, needs_runner_slot=True)
         for index in range(self._config.workers):
-            name = f"runner:{self._run_id[:8]}:{index}"
+            name = f"runner:{self._run_id[-8:]}:{index}"
             self._runners.append(gateway.spawn(AgentRunner, name, self._config.runner, name=name, placement=placement))
         answers = await asyncio.gather(*(ref.call("ready", READY_S) for ref in self._runners))
         why = next((answer for answer in answers if answer is not None), None)

@@ -54,10 +54,11 @@ install_packages() {
     ! engine_find >/dev/null || answering=yes
     venv_works || find_python >/dev/null || missing+=(python3 python3-venv)
     have git || missing+=(git)
-    if [[ -z "$answering" ]]; then
+    if [[ -z "$answering" || -n "$extras" ]]; then # the tests stop and start daemons of their own
         have dockerd || missing+=(docker.io)
         have iptables || missing+=(iptables)
     fi
+    [[ -z "$extras" ]] || have ip || missing+=(iproute2)
     if ! have debootstrap; then
         if [[ -n "$answering" ]] && ((EUID != 0)); then
             say "debootstrap is missing; it is needed only where no image registry can be reached"
@@ -142,7 +143,8 @@ PYTHON
         die "pip could not install $uv_requirement; its reason is in the lines above"
     configure_uv
     say ".venv: installing headrace${extras:+ with what its tests need}"
-    "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" -e "$project" ||
+    # Compiled now: Ray starts a dozen processes, and each would compile again where Python may not write bytecode.
+    "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" -e "$project" ||
         die "uv could not install headrace; its reason is in the lines above"
     printf '%s %s\n' "$wanted" "${extras:-plain}" >"$stamp"
 }

@@ -17,6 +17,7 @@ from events.repository import RepositoryState
 from events.sweep import SweepState
 from scripts.display import state_table
 from scripts.reading import open_sweep, read_repository
+from store.blobs import BlobStore, FileBlobs
 from store.opening import Store
 from store.read_models import AttemptRow, AttemptState
 
@@ -27,7 +28,7 @@ TAIL_LINES = 12
 
 
 class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that runs, or the last one of a failed pull request."""
+    """An attempt that runs, or the last one of a failed pull request. ``blobs``: kind to path, or to digest."""
 
     pull_request: str
     attempt_id: str
@@ -36,6 +37,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     message: str
     log_tail: str
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +105,10 @@ def _view(url: str, sweep: str) -> SweepView:
             for key, number in counts.items():
                 total[key] = total.get(key, 0) + number
             failed += _failed(store, folded, sweep)
-        running = [_attempt_view(one, "") for one in store.models.attempts(sweep=sweep, state=AttemptState.RUNNING)]
+        running = [
+            _attempt_view(one, "", store.blobs)
+            for one in store.models.attempts(sweep=sweep, state=AttemptState.RUNNING)
+        ]
         return SweepView(
             sweep=sweep,
             store=url,
@@ -137,7 +142,7 @@ def _failed(store: Store, folded: RepositoryState, sweep: str) -> list[AttemptVi
     for number in numbers:
         reason = folded.prs[number].reason
         if number in last:
-            found.append(_attempt_view(last[number], reason))
+            found.append(_attempt_view(last[number], reason, store.blobs))
         else:
             name = f"{folded.repository}#{number}"
             found.append(
@@ -154,7 +159,7 @@ def _failed(store: Store, folded: RepositoryState, sweep: str) -> list[AttemptVi
     return found
 
 
-def _attempt_view(one: AttemptRow, reason: str) -> AttemptView:
+def _attempt_view(one: AttemptRow, reason: str, blobs: BlobStore) -> AttemptView:
     return AttemptView(
         pull_request=f"{one.owner}/{one.repo}#{one.issue_number}",
         attempt_id=one.attempt_id,
@@ -163,6 +168,7 @@ def _attempt_view(one: AttemptRow, reason: str) -> AttemptView:
         reason=reason or one.reason,
         message=one.message or "",
         log_tail=one.log_tail or "",
+        blobs={kind: str(blobs.path_of(d)) if isinstance(blobs, FileBlobs) else d for kind, d in one.blobs.items()},
     )
 
 
@@ -180,4 +186,5 @@ def _picture(view: SweepView) -> Group:
         parts.append(Text(f"\n{one.pull_request} failed: {one.reason}", style="red"))
         tail = one.log_tail.splitlines()[-TAIL_LINES:]
         parts.extend(Text(f"  | {line}", style="dim") for line in tail)
+        parts.extend(Text(f"  {kind}: {where}", style="dim", no_wrap=True) for kind, where in one.blobs.items())
     return Group(*parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import click
@@ -12,6 +13,8 @@ from events.errors import InputError
 from scripts.running import RunChoices, check_store, run_and_report, sweep_options
 
 __all__ = ["command"]
+
+NOTICE_AFTER_S = 2.0
 
 
 @click.command()
@@ -38,5 +41,32 @@ def command(*, prs: Path, name: str | None, skip_unresolved: bool, run: RunChoic
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", sweep):
         raise InputError(f"--name {sweep!r}: a sweep's name is letters, digits, '.', '_' and '-'; choose another")
     check_store(run.store)
-    rows = checked_timeline(prs, settings, skip_unresolved=skip_unresolved)
+    with SlowNotice() as notice:
+        rows = checked_timeline(prs, settings, skip_unresolved=skip_unresolved, on_repository=notice.about)
     return run_and_report(run, sweep=sweep, settings=settings, rows=rows, timeline=str(prs))
+
+
+class SlowNotice:
+    """Says what is going on, on standard error, once it has taken longer than ``NOTICE_AFTER_S``."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> SlowNotice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def about(self, repository: str) -> None:
+        """The commits of ``repository`` are looked for now."""
+        self.__exit__()
+        self._timer = threading.Timer(
+            NOTICE_AFTER_S,
+            click.echo,
+            (f"looking for the commits of {repository}; a first clone takes its time",),
+            {"err": True},
+        )
+        self._timer.daemon = True
+        self._timer.start()

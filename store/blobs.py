@@ -124,13 +124,14 @@ class FileBlobs(BlobStore):
         return file
 
     def has(self, digest: str) -> bool:
-        return self._path(digest).is_file()
+        return self.path_of(digest).is_file()
 
-    def _path(self, digest: str) -> Path:
+    def path_of(self, digest: str) -> Path:
+        """The file of a blob, for people to look at; whether it is there is not checked."""
         return self.root / _checked(digest)[:2] / digest[2:]
 
     def _file(self, digest: str) -> BufferedReader:
-        path = self._path(digest)
+        path = self.path_of(digest)
         try:
             return path.open("rb")
         except FileNotFoundError as exc:
@@ -139,11 +140,11 @@ class FileBlobs(BlobStore):
             raise LogUnavailable(f"blob {path} cannot be read: {exc.strerror}; check its permissions") from exc
 
     def _damaged(self, digest: str) -> LogCorrupt:
-        return LogCorrupt(where=f"blob {self._path(digest)}", detail="its content does not match its digest")
+        return LogCorrupt(where=f"blob {self.path_of(digest)}", detail="its content does not match its digest")
 
     def _holds(self, digest: str, size: int) -> bool:
         try:
-            return self._path(digest).stat().st_size == size
+            return self.path_of(digest).stat().st_size == size
         except OSError:
             return False
 
@@ -155,7 +156,7 @@ class FileBlobs(BlobStore):
             if self._holds(digest, size):
                 temporary.unlink()
                 return digest
-            path = self._path(digest)
+            path = self.path_of(digest)
             if not path.parent.is_dir():
                 path.parent.mkdir(exist_ok=True)
                 _sync_folder(self.root)

@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from actors.settings import SweepSettings
-from events.types import AttemptFailed, AttemptInterrupted, RepositoryClaimed, SweepRunEnded
+from events.types import (
+    AttemptFailed,
+    AttemptInterrupted,
+    GovernorClaimed,
+    RepositoryClaimed,
+    SweepRunEnded,
+    SweepRunStarted,
+)
 from tests.actors.harness import Sweep, rows, wait_for
 from tests.scripted import Script
+
+ACTORS = ("RepositoryActor", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -42,21 +51,18 @@ def test_a_sweep_runs_to_its_end_and_again_does_nothing(tmp_path: Path) -> None:
     assert sweep.began() == began, "a finished sweep costs nothing"
 
 
-@pytest.mark.parametrize(
-    "title", ["ray::RepositoryActor", "ray::AgentRunner", "ray::RateLimitGovernor", "ray::LogWriter", "ray::SweepSuper"]
-)
-def test_the_death_of_any_actor_is_survived(tmp_path: Path, title: str) -> None:
-    sweep = sweep_of(tmp_path)
+def test_the_death_of_every_kind_of_actor_in_one_sweep_is_survived(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, repositories=3, pull_requests=8)
     sweep.start()
-    wait_for("work has begun", lambda: sweep.began() >= 2)
-    sweep.kill(title)
-    wait_for("more work has ended", lambda: sweep.ended() >= 5)
-    sweep.kill(title)
+    for number, title in enumerate(ACTORS):
+        wait_for("work goes on", lambda least=2 + 3 * number: sweep.ended() >= least)  # type: ignore[misc]
+        sweep.kill(f"ray::{title}")
     assert sweep.finish() == 0
-    assert_complete(sweep)
-    if title == "ray::RepositoryActor":
-        claims = [one for _, one in sweep.events() if isinstance(one, RepositoryClaimed)]
-        assert len(claims) > 2, "the killed actor's next incarnation claimed its stream"
+    assert_complete(sweep, repositories=3, pull_requests=8)
+    events = [one for _, one in sweep.events()]
+    assert sum(isinstance(one, RepositoryClaimed) for one in events) > 3, "a killed actor's successor claims its stream"
+    assert sum(isinstance(one, GovernorClaimed) for one in events) == 2
+    assert sum(isinstance(one, SweepRunStarted) for one in events) == 2
 
 
 def test_everything_killed_twice_resumes_and_repeats_nothing_that_was_finished(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from actors.images import Engine
 from events.types import AttemptFailed, AttemptInterrupted, AttemptStarted, AttemptSucceeded
+from events.work import FailureClass
 from tests.actors.harness import check_events, descendants, fold_repositories, wait_for
 from tests.engine_fixtures import GitProject
 from tests.sweeps.bench import BROKEN_C, SweepBench, little
+from tests.sweeps.own_engine import OwnEngine
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.slow]
 
@@ -103,11 +105,12 @@ def test_a_build_error_is_told_in_the_compilers_words(tmp_path: Path, bench_cach
     assert "undeclared_name" in output
     _, status, _ = bench.run("status", "s", "--store", bench.store, "--json")
     failed = {one["pull_request"].rpartition("#")[2]: one for one in json.loads(status)["failed"]}
-    assert "'undeclared_name' undeclared" in failed["2"]["message"] + failed["2"]["log_tail"]
+    assert "error: ‘undeclared_name’ undeclared" in failed["2"]["message"]
+    assert "undeclared_name" in failed["2"]["log_tail"]
     assert "1 of 1 test" in failed["3"]["message"]
     _, listed, _ = bench.run("events", "--store", bench.store, "--type", "AttemptFailed")
     assert "undeclared_name" in listed
-    assert "non-zero code" not in listed
+    assert "non-zero code" not in failed["2"]["message"]
     failures = [one for _, one in bench.events() if isinstance(one, AttemptFailed)]
     assert all(one.outcome.blobs.get("build_log") for one in failures)
 
@@ -138,6 +141,27 @@ def test_two_sweeps_at_once_share_tiers_and_leave_each_other_alone(
     label = {"headrace.repository": f"{benches[0].owner}/little", "headrace.tier": "repository"}
     images = engine.api.images(filters={"label": [f"{key}={value}" for key, value in label.items()]})
     assert len(images) == 1, "one repository image serves both"
+
+
+def test_a_daemon_that_stops_in_mid_sweep_is_waited_for(tmp_path: Path, bench_cache: Path) -> None:
+    bench = SweepBench(tmp_path, cache_dir=bench_cache)
+    project = GitProject(tmp_path / "little")
+    bench.write([bench.row(project, n, project.commit(little(n, test_s=3.0))) for n in range(1, 5)])
+    with OwnEngine() as own:
+        bench.environment |= {"DOCKER_HOST": own.host, "HEADRACE_BUILD_NETWORK": "host"}
+        bench.start()
+        bench.wait_for_events(AttemptSucceeded, 1)
+        own.stop()
+        bench.wait_for_events(AttemptFailed, 3)
+        own.start()
+        code, output = bench.finish()
+        assert code == 0, output
+    assert set(final_states(bench).values()) == {"succeeded"}
+    failures = [one for _, one in bench.events() if isinstance(one, AttemptFailed)]
+    assert {one.outcome.failure_class for one in failures} == {FailureClass.INFRA}
+    assert "waits after infra failure" in output
+    (repository,) = fold_repositories(bench.events())
+    assert all(not pr.tried for pr in repository.prs.values()), "no context was refuted"
 
 
 def test_without_an_engine_nothing_starts_and_doctor_says_what_to_do(tmp_path: Path, bench_cache: Path) -> None:
