@@ -152,15 +152,18 @@ class RepositoryActor:
                 renewing.cancel()
             if not self._stopping:
                 await self._leave()
-        except VersionConflict as exc:
-            self._fail(f"another actor took {self._name} over; this one stops ({exc})")
         except Exception as exc:
-            logger.exception("{} stops", self._name)
-            self._fail(f"{type(exc).__name__}: {exc}")
+            self._fail(exc)
 
-    def _fail(self, why: str) -> None:
-        self._failure = why
-        logger.error(why)
+    def _fail(self, exc: Exception) -> None:
+        """Keeps why this actor cannot go on, and stops everything that it had under way."""
+        if isinstance(exc, VersionConflict):
+            self._failure = f"another actor took {self._name} over; this one stops ({exc})"
+            logger.warning(self._failure)
+        else:
+            self._failure = f"{type(exc).__name__}: {exc}"
+            logger.opt(exception=exc).error("{} stops", self._name)
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
 
@@ -220,8 +223,7 @@ class RepositoryActor:
             )
             await self._fill(leases)
         except Exception as exc:
-            logger.exception("{}: cannot fill slots", self._name)
-            self._fail(f"{type(exc).__name__}: {exc}")
+            self._fail(exc)
         finally:
             self._acquiring = None
             self._wake.set()
@@ -272,13 +274,8 @@ class RepositoryActor:
             if attempt is not None:
                 await self._release([attempt.lease])
                 await self._follower.forget(attempt)
-        except asyncio.CancelledError:
-            raise
-        except VersionConflict as exc:
-            self._fail(f"another actor took {self._name} over; this one stops ({exc})")
         except Exception as exc:
-            logger.exception("{}: attempt {}", self._name, attempt_id)
-            self._fail(f"{type(exc).__name__}: {exc}")
+            self._fail(exc)
         finally:
             self._wake.set()
 

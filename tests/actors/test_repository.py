@@ -1,0 +1,136 @@
+"""The repository actor without Ray: two of one repository, and outcomes that were already in the mailbox."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from actors.admission import rows_to_bytes
+from actors.governor import RUNNERS, RateLimitGovernor
+from actors.log_client import LogClient, new_event
+from actors.log_writer import LogWriter
+from actors.repository import RepositoryActor, RepositoryConfig
+from actors.runner import AgentRunner, RunnerConfig
+from actors.settings import Settings
+from events.types import Account, AttemptStarted, AttemptSucceeded, OutcomeReported, RepositoryRows
+from events.work import CascadePolicy, VerificationRules
+from store.blobs import MemoryBlobs
+from tests.actors.harness import check_events, fold_repositories, read_events, rows
+from tests.actors.local import LocalRef
+from tests.events.worlds import STOCK, outcome
+from tests.scripted import Script, ScriptedWorkbench, journal, scripted
+
+
+class LocalRunner(AgentRunner):
+    """A runner whose node is this process."""
+
+    def __init__(self, folder: Path, config: RunnerConfig) -> None:
+        super().__init__("runner:0", config)
+        self._bench = ScriptedWorkbench(folder, MemoryBlobs())
+
+    def _report(self, order, outcome):  # type: ignore[no-untyped-def]
+        return outcome
+
+
+class World:
+    """A log, a governor and one runner in this process; repository actors as a test wants them."""
+
+    def __init__(self, folder: Path, pull_requests: int, script: Script) -> None:
+        self.writer = LocalRef("log", LogWriter(f"sqlite:///{folder}/log.db", "test"))
+        self.governor = LocalRef("governor", RateLimitGovernor(self.writer, [Account(name=RUNNERS, slots=1)]))
+        runner = RunnerConfig(
+            log_id="l",
+            settings=Settings(),
+            writer=self.writer,
+            log_node="",
+            blob_root="",
+            workbench=scripted(folder, script),
+        )
+        local = LocalRunner(folder, runner)
+        self.runner, self.jobs = LocalRef("runner:0", local), local._jobs
+        self._data = rows_to_bytes(rows(1, pull_requests))
+        self._count = pull_requests
+
+    async def actor(self) -> RepositoryActor:
+        digest = await LogClient(self.writer).put_blob(self._data)
+        given = RepositoryRows(repository="o/r0", rows=digest, pull_requests=self._count)
+        config = RepositoryConfig(
+            log_id="l",
+            sweep="s",
+            rules=VerificationRules(),
+            policy=CascadePolicy(stock_context=STOCK),
+            writer=self.writer,
+            governor=self.governor,
+            runners=[self.runner],
+        )
+        return RepositoryActor(given, config)
+
+
+async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        await asyncio.sleep(0.02)
+
+
+async def drained(actor: RepositoryActor) -> bool:
+    found = await actor.snapshot()
+    assert not found.failure, found.failure
+    return found.drained
+
+
+def test_of_two_live_actors_for_one_repository_the_stale_one_is_refused_and_stops(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 6, Script(seconds=0.3))
+        old = await world.actor()
+
+        async def old_works() -> bool:
+            return bool((await old.snapshot()).running)
+
+        await until("the first actor works", old_works)
+        new = await world.actor()
+        await new.snapshot()
+
+        async def old_stopped() -> bool:
+            return "took repository:o/r0 over" in (await old.snapshot()).failure
+
+        await until("the stale actor has stopped", old_stopped)
+        await until("the other has done the work", lambda: drained(new))
+
+    asyncio.run(run())
+    events = read_events(f"sqlite:///{tmp_path}/log.db")
+    check_events(events)
+    (repository,) = fold_repositories(events)
+    assert repository.counts("s") == {"succeeded": 6}
+    began = [one.attempt_id for one in journal(tmp_path) if one.what == "began"]
+    assert len(began) == len(set(began)) == 6, "what the stale actor had started was waited for, not repeated"
+
+
+def test_an_outcome_in_the_mailbox_counts_when_nobody_knows_of_the_attempt_any_more(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 1, Script(seconds=30.0))
+        first = await world.actor()
+
+        async def started() -> bool:
+            return bool((await first.snapshot()).running)
+
+        await until("an attempt runs", started)
+        events = read_events(f"sqlite:///{tmp_path}/log.db")
+        (attempt,) = [one for _, one in events if isinstance(one, AttemptStarted)]
+        reported = OutcomeReported(attempt_id=attempt.attempt_id, outcome=outcome(context="c"))
+        log = LogClient(world.writer)
+        await log.append(f"attempt:{attempt.attempt_id}", 0, [new_event(reported, "mail")], at=time.time())
+        forgotten = dict(world.jobs)
+        world.jobs.clear()
+        second = await world.actor()
+        await until("the second actor is done", lambda: drained(second))
+        for job in forgotten.values():
+            job.cancel.set()
+
+    asyncio.run(run())
+    events = read_events(f"sqlite:///{tmp_path}/log.db")
+    (succeeded,) = [one for _, one in events if isinstance(one, AttemptSucceeded)]
+    assert succeeded.context == "c"
+    assert len([one for _, one in events if isinstance(one, AttemptStarted)]) == 1
