@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def cache_dir(self) -> Path:
         """Folder of this node's caches, made on first use."""
         if self.sweep.cache_dir:
-            return Path(self.sweep.cache_dir).expanduser()
+            return Path(self.sweep.cache_dir)
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return Path(base).expanduser() / "headrace"
 
@@ -168,11 +168,17 @@ def load_settings(
         for name, value in given.items():
             values[section][name] = _checked(SECTIONS[section], name, value, label=name, source="command line")
     return Settings(
-        sweep=SweepSettings(**values["sweep"]),
-        build=BuildSettings(**values["build"]),
+        sweep=SweepSettings(**_with_absolute(values["sweep"], "cache_dir")),
+        build=BuildSettings(**_with_absolute(values["build"], "ca_bundle")),
         verify=VerifySettings(**values["verify"]),
         cascade=CascadeSettings(**values["cascade"]),
     )
+
+
+def _with_absolute(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The path called ``name`` made absolute: other processes have other working folders."""
+    given = values.get(name)
+    return {**values, name: str(Path(given).expanduser().resolve())} if given else values
 
 
 def _read_file(path: str | Path | None) -> tuple[dict[str, Any], str]:

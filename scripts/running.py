@@ -21,7 +21,7 @@ from events.errors import EnvironmentNotReady, InputError, StoreUrlError
 from events.work import PullRequest
 from scripts.display import ProgressDisplay
 from scripts.summary import print_summary
-from store.opening import open_store
+from store.opening import absolute_url, open_store
 
 __all__ = ["RunChoices", "check_store", "run_and_report", "sweep_options"]
 
@@ -68,7 +68,7 @@ def run_and_report(
     with open_store(run.store, write=True, holder=f"sweep {sweep}"):
         pass  # a log that is locked or cannot be written is told before Ray is started
     options = RunOptions(
-        store_url=run.store, sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
+        store_url=absolute_url(run.store), sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
     )
     display = ProgressDisplay(sweep)
     switch = StopSwitch()

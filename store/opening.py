@@ -19,7 +19,7 @@ from store.memory import MemoryLog
 from store.read_models import ReadModels
 from store.sqlite import SqliteLog
 
-__all__ = ["Store", "new_log_id", "open_store"]
+__all__ = ["Store", "absolute_url", "new_log_id", "open_store"]
 
 _SQLITE = "sqlite:///"
 
@@ -44,6 +44,14 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def absolute_url(url: str) -> str:
+    """The same store named so that a process with another working folder opens the same file."""
+    name = url.removeprefix(_SQLITE)
+    if not url.startswith(_SQLITE) or not name or name.startswith("/"):
+        return url
+    return f"{_SQLITE}{Path(name).resolve()}"
 
 
 def new_log_id() -> str:

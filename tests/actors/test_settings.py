@@ -73,3 +73,9 @@ def test_the_policy_in_the_log_is_that_of_the_settings() -> None:
     policy = policy_of(load_settings(environ={"DATASMITH_NEIGHBOR_CAP": "9", "HEADRACE_CASCADE_TRY_DEFAULT": "false"}))
     assert (policy.neighbor_cap, policy.try_default, policy.generate) == (9, False, False)
     assert len(policy.stock_context) == 64
+
+
+def test_paths_are_made_absolute_for_processes_with_other_working_folders() -> None:
+    found = load_settings(environ={"HEADRACE_SWEEP_CACHE_DIR": "caches", "HEADRACE_BUILD_CA_BUNDLE": "~/ca.pem"})
+    assert found.cache_dir == Path.cwd() / "caches"
+    assert found.build.ca_bundle == str(Path("~/ca.pem").expanduser())

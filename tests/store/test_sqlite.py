@@ -30,7 +30,7 @@ from events.errors import (
 from events.types import AttemptInterrupted, AttemptStarted
 from events.work import Stage
 from store.log import Append, EventLog, NewEvent
-from store.opening import Store, open_store
+from store.opening import Store, absolute_url, open_store
 from store.sqlite import SqliteLog
 from store.sqlite_file import SqliteFile
 from tests.store.test_log_contract import AT, LogContract, batch, new
@@ -42,7 +42,7 @@ import sys
 from events.types import AttemptInterrupted, AttemptStarted
 from events.work import Stage
 from store.log import Append, NewEvent
-from store.opening import open_store
+from store.opening import absolute_url, open_store
 
 path, size = sys.argv[1], int(sys.argv[2])
 with open_store(f"sqlite:///{path}", write=True, holder="sweep test") as store:
@@ -297,7 +297,7 @@ def test_a_full_disk_refuses_and_what_was_acknowledged_stays(path: Path) -> None
     program = f"""
 import resource, signal
 from events.errors import LogUnavailable
-from store.opening import open_store
+from store.opening import absolute_url, open_store
 from events.types import AttemptInterrupted, AttemptStarted
 from events.work import Stage
 from store.log import Append, NewEvent
@@ -399,7 +399,7 @@ def test_somebody_without_permission_is_told_so() -> None:
     program = """
 import os, sys
 from events.errors import LogUnavailable
-from store.opening import open_store
+from store.opening import absolute_url, open_store
 if os.geteuid() == 0:
     os.setuid(65534)
 for write in (True, False):
@@ -483,3 +483,16 @@ def test_the_memory_store_has_all_parts() -> None:
         store.log.append(batch("s", 0, "a"))
         assert store.blobs.get(store.blobs.put(b"x")) == b"x"
         assert store.models.attempts() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///logs/x.db", f"sqlite:///{Path.cwd()}/logs/x.db"),
+        ("sqlite:////logs/x.db", "sqlite:////logs/x.db"),
+        ("memory:", "memory:"),
+        ("sqlite:///", "sqlite:///"),
+    ],
+)
+def test_a_url_can_be_made_independent_of_the_working_folder(url: str, expected: str) -> None:
+    assert absolute_url(url) == expected
