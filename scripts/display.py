@@ -34,6 +34,7 @@ STATES = (
     "unreached",
 )
 LINE_EVERY_S = 5.0
+QUIET_AT_MOST_S = 30.0
 SHOWN_REPOSITORIES = 20
 SHOWN_MESSAGE = 100
 STYLES = {"succeeded": "green", "failed": "red"}
@@ -113,9 +114,10 @@ class ProgressDisplay:
     def _say(self, progress: SweepProgress) -> None:
         line = _line(progress)
         now = time.monotonic()
-        if progress.ended or (line != self._last_line and now - self._said_at >= LINE_EVERY_S):
+        quiet_s = now - self._said_at
+        if progress.ended or quiet_s >= QUIET_AT_MOST_S or (line != self._last_line and quiet_s >= LINE_EVERY_S):
             self._last_line, self._said_at = line, now
-            click.echo(f"sweep {self._sweep}: {line}", err=True)
+            click.echo(f"sweep {self._sweep}: {line}{_longest(progress)}", err=True)
 
     def _picture(self, progress: SweepProgress) -> Group:
         total = _total(progress.repositories)
@@ -149,6 +151,12 @@ def _line(progress: SweepProgress) -> str:
     if running:
         parts.append(f"running {running}")
     return "; ".join([*parts, *_troubles(progress)])
+
+
+def _longest(progress: SweepProgress) -> str:
+    """How long the attempt that runs longest has run: a sign of life where nothing else changes."""
+    since = [attempt.since for one in progress.active for attempt in one.running if attempt.since]
+    return f" ({time.time() - min(since):.0f} s)" if since else ""
 
 
 def _troubles(progress: SweepProgress) -> list[str]:
