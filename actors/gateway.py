@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,9 @@ _LOCAL_ENVIRONMENT: Mapping[str, str] = {
     "LOGURU_DIAGNOSE": "NO",
     "LOGURU_LEVEL": "INFO",
 }
+
+
+_LOCAL_FOLDER = "headrace-ray-"
 
 
 class ActorGone(HeadraceError):
@@ -232,7 +236,7 @@ def _own_token() -> None:
     """A token for a local cluster, in a file that only its owner may read (Ray's own would be readable by all)."""
     if "RAY_AUTH_MODE" in os.environ:
         return
-    folder = Path(tempfile.mkdtemp(prefix="headrace-ray-"))
+    folder = Path(tempfile.mkdtemp(prefix=_LOCAL_FOLDER))
     path = folder / "token"
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
@@ -245,6 +249,10 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", ""))
+    if token.parent.name.startswith(_LOCAL_FOLDER):
+        shutil.rmtree(token.parent, ignore_errors=True)
+        del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
 
 
 def spawn(cls: type, *args: object, name: str, placement: Placement | None = None) -> Ref:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -17,13 +18,16 @@ import msgspec
 
 from actors.driver import RunOptions, StopSwitch, run_sweep
 from actors.settings import Settings, load_settings
-from events.errors import EnvironmentNotReady, InputError, StoreUrlError
+from events.errors import EnvironmentNotReady, InputError, LogLocked, StoreUrlError
 from events.work import PullRequest
 from scripts.display import ProgressDisplay
 from scripts.summary import print_summary
 from store.opening import absolute_url, open_store
 
 __all__ = ["RunChoices", "check_store", "run_and_report", "sweep_options"]
+
+
+LOCK_WAIT_S = 15.0
 
 
 class RunChoices(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +69,7 @@ def run_and_report(
     """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
     if run.address is None:
         _require_engine(settings)
-    with open_store(run.store, write=True, holder=f"sweep {sweep}"):
-        pass  # a log that is locked or cannot be written is told before Ray is started
+    _try_lock(run.store, sweep)
     options = RunOptions(
         store_url=absolute_url(run.store), sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
     )
@@ -99,6 +102,26 @@ def check_store(url: str) -> None:
         raise
     except InputError:
         return  # nothing is there yet; what cannot be made is told when the log is opened for writing
+
+
+def _try_lock(url: str, sweep: str) -> None:
+    """Tells before Ray is started that a log is locked or cannot be written.
+
+    The actors of a driver that was just killed live on for a few seconds and hold the lock: that is waited for.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_S
+    told = False
+    while True:
+        try:
+            with open_store(url, write=True, holder=f"sweep {sweep}"):
+                return
+        except LogLocked as exc:
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                click.echo(f"waiting up to {LOCK_WAIT_S:.0f} s: {exc.path} is being written by {exc.holder}", err=True)
+                told = True
+            time.sleep(0.5)
 
 
 def _require_engine(settings: Settings) -> None:
