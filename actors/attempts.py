@@ -12,15 +12,16 @@ from collections.abc import Mapping
 
 from loguru import logger
 
-from actors.gateway import ActorFailed, ActorGone, Ref
+from actors.gateway import Ref
 from actors.log_client import LogClient
-from events.decide import Interrupt, TakeOutcome
-from events.repository import InFlight
+from events.commands import Interrupt, TakeOutcome
+from events.errors import HeadraceError
+from events.records import InFlight
 from events.work import Outcome, WorkOrder
 
 __all__ = ["AttemptFollower"]
 
-RUNNER_BACK_S = 60.0
+CLEAN_UP_S = 60.0
 RETRY_S = 0.5
 
 
@@ -35,8 +36,8 @@ class AttemptFollower:
         name, order = place
         try:
             outcome: Outcome = await self._runners[name].call("perform", order)
-        except (ActorGone, ActorFailed) as exc:
-            return await self._settled(order.attempt_id, name, str(exc))
+        except HeadraceError as exc:
+            return await self._settled(order.attempt_id, name, exc.message, runner_died=True)
         return TakeOutcome(attempt_id=order.attempt_id, outcome=outcome)
 
     async def is_under_way(self, attempt: InFlight) -> bool:
@@ -46,15 +47,15 @@ class AttemptFollower:
             return False
         try:
             return bool(await runner.call("knows", attempt.attempt_id))
-        except (ActorGone, ActorFailed):
+        except HeadraceError:
             return False
 
     async def follow(self, attempt: InFlight) -> TakeOutcome | Interrupt:
         """Waits for an attempt that an earlier incarnation of this actor started."""
         try:
             outcome: Outcome | None = await self._runners[attempt.runner].call("outcome_of", attempt.attempt_id)
-        except (ActorGone, ActorFailed) as exc:
-            return await self._settled(attempt.attempt_id, attempt.runner, str(exc))
+        except HeadraceError as exc:
+            return await self._settled(attempt.attempt_id, attempt.runner, exc.message, runner_died=True)
         if outcome is None:
             return await self._settled(attempt.attempt_id, attempt.runner, "its runner does not know of it any more")
         return TakeOutcome(attempt_id=attempt.attempt_id, outcome=outcome)
@@ -65,9 +66,12 @@ class AttemptFollower:
 
     async def cancel(self, runner: str, attempt_ids: list[str]) -> None:
         """Asks a runner to end attempts; a dead runner has ended them already."""
+        ref = self._runners.get(runner)
+        if ref is None:
+            return
         try:
-            await self._runners[runner].call("cancel", attempt_ids)
-        except (ActorGone, ActorFailed) as exc:
+            await ref.call("cancel", attempt_ids)
+        except HeadraceError as exc:
             logger.warning("cannot cancel on {}: {}", runner, exc)
 
     async def forget(self, attempt: InFlight) -> None:
@@ -77,29 +81,41 @@ class AttemptFollower:
             return
         try:
             await runner.call("forget", attempt.attempt_id)
-        except (ActorGone, ActorFailed) as exc:
+        except HeadraceError as exc:
             logger.debug("{} has forgotten by itself: {}", attempt.runner, exc)
 
-    async def _settled(self, attempt_id: str, runner: str, why: str) -> TakeOutcome | Interrupt:
+    async def _settled(
+        self, attempt_id: str, runner: str, why: str, *, runner_died: bool = False
+    ) -> TakeOutcome | Interrupt:
         outcome = await self._log.reported_outcome(attempt_id)
         if outcome is None:
             blobs = await self._clean_up(attempt_id, runner)
+            if isinstance(blobs, Outcome):
+                return TakeOutcome(attempt_id=attempt_id, outcome=blobs)
             outcome = await self._log.reported_outcome(attempt_id)
             if outcome is None:
-                return Interrupt(attempt_id=attempt_id, reason=why, blobs=blobs)
+                return Interrupt(attempt_id=attempt_id, reason=why, blobs=blobs, runner_died=runner_died)
         return TakeOutcome(attempt_id=attempt_id, outcome=outcome)
 
-    async def _clean_up(self, attempt_id: str, runner: str) -> dict[str, str]:
-        """Ends what the attempt left on its node's engine and saves its logs, once a runner of that name is back."""
+    async def _clean_up(self, attempt_id: str, runner: str) -> dict[str, str] | Outcome:
+        """Ends what the attempt left on its node's engine and saves its logs, once a runner of that name is back.
+
+        A runner that was only out of reach may be at it still: then its outcome is waited for. An engine that is away
+        is asked again; what cannot be ended within ``CLEAN_UP_S`` is left to the sweep of the next run's start.
+        """
         ref = self._runners.get(runner) or next(iter(self._runners.values()))
-        deadline = asyncio.get_running_loop().time() + RUNNER_BACK_S
+        deadline = asyncio.get_running_loop().time() + CLEAN_UP_S
         while True:
             try:
+                if await ref.call("knows", attempt_id):
+                    outcome: Outcome | None = await ref.call("outcome_of", attempt_id)
+                    if outcome is not None:
+                        return outcome
                 await ref.call("end_attempt", attempt_id)
                 blobs: dict[str, str] = await ref.call("salvage", attempt_id)
-            except (ActorGone, ActorFailed) as exc:
+            except HeadraceError as exc:
                 if asyncio.get_running_loop().time() > deadline:
-                    logger.error("attempt {}: nothing could be cleaned up on {}: {}", attempt_id, runner, exc)
+                    logger.error("attempt {}: not everything could be cleaned up on {}: {}", attempt_id, runner, exc)
                     return {}
                 await asyncio.sleep(RETRY_S)
             else:

@@ -106,7 +106,13 @@ def run_sweep(
         rules, policy = _define(writer, options, rows=rows, timeline=timeline)
         workers = min(settings.sweep.workers or cluster.runner_slots, cluster.runner_slots)
         governor = gateway.spawn(
-            RateLimitGovernor, writer, [Account(name=RUNNERS, slots=workers)], name=GOVERNOR, placement=here
+            RateLimitGovernor,
+            writer,
+            [Account(name=RUNNERS, slots=workers)],
+            time.time,
+            new_id(),
+            name=GOVERNOR,
+            placement=here,
         )
         runner = RunnerConfig(
             log_id=opened.log_id,
@@ -145,7 +151,6 @@ def _watch(
     switch: StopSwitch,
 ) -> SweepProgress:
     """Polls the supervisor until the run is over."""
-    stopping = False
     seen_at = time.monotonic()
     progress = SweepProgress(phase="starting", repositories={}, pending=0, active=[])
     while True:
@@ -155,9 +160,8 @@ def _watch(
             on_progress(progress, cluster)
             if progress.ended:
                 return progress
-            if switch.presses and not stopping:
+            if switch.presses and progress.phase != "stopping":
                 supervisor.ask("stop", drain_s, timeout_s=5.0)
-                stopping = True
         except (ActorGone, TimeoutError) as exc:
             if time.monotonic() - seen_at > GONE_FOR_S:
                 message = f"the supervisor does not answer: {exc}"

@@ -158,16 +158,16 @@ def _translated(exc: Exception, where: str) -> Exception:
     """The one place where Ray's errors become ours."""
     import ray.exceptions as ray_errors
 
-    if isinstance(exc, HeadraceError):
-        return exc
     if isinstance(exc, ray_errors.GetTimeoutError):
         return TimeoutError(f"{where}: no answer in time")
     if isinstance(exc, ray_errors.RayTaskError):
-        cause = exc.cause
+        cause: BaseException = exc
+        while isinstance(cause, ray_errors.RayTaskError):  # which is an instance of its cause's class too
+            cause = cause.cause
         if isinstance(cause, HeadraceError):
             return cause
         return ActorFailed(f"{where} failed: {type(cause).__name__}: {cause}")
-    if isinstance(exc, (ray_errors.RayActorError, ray_errors.TaskCancelledError, ray_errors.RaySystemError)):
+    if isinstance(exc, ray_errors.RayError):
         return ActorGone(f"{where}: the actor's process ended ({str(exc).splitlines()[0]})")
     return exc
 
@@ -178,7 +178,6 @@ def connect(
     namespace: str,
     runner_slots: int,
     dashboard: bool = False,
-    environment: Mapping[str, str] | None = None,
 ) -> ClusterInfo:
     """Starts a local Ray on 127.0.0.1, or connects to a running one.
 
@@ -187,7 +186,6 @@ def connect(
         namespace: under which this sweep's actors have their names.
         runner_slots: for a local Ray, how many runners it may have; 0: one per CPU.
         dashboard: for a local Ray, start its dashboard on 127.0.0.1.
-        environment: further variables that actors shall have (a knob, a socket's address).
 
     Raises:
         EnvironmentNotReady: Ray does not start, the cluster does not answer, or no node has the resource ``docker``.
@@ -199,11 +197,11 @@ def connect(
     import ray
 
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
-    options["runtime_env"] = {"env_vars": dict(environment)} if environment else None
     try:
         if address is None:
             slots = runner_slots or os.cpu_count() or 1
             context = ray.init(
+                address="local",  # never a cluster that somebody else has started on this machine
                 num_cpus=max(slots, os.cpu_count() or 1),
                 resources={RUNNER_RESOURCE: slots},
                 include_dashboard=dashboard,

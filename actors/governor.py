@@ -44,10 +44,12 @@ class _Request:
 
 
 class RateLimitGovernor:
-    """See the module. ``accounts`` and their slots are those of this run."""
+    """See the module. ``accounts`` and their slots are those of this run, the time for which one driver has the log."""
 
-    def __init__(self, writer: Ref, accounts: list[Account], clock: Callable[[], float] = time.time) -> None:
-        self._accounts, self._clock = accounts, clock
+    def __init__(
+        self, writer: Ref, accounts: list[Account], clock: Callable[[], float] = time.time, run: str = ""
+    ) -> None:
+        self._accounts, self._clock, self._run_id = accounts, clock, run
         self._stream = StreamWriter(LogClient(writer), GOVERNOR, clock=clock, new_id=new_id)
         self._state = machine.GovernorState()
         self._requests: deque[_Request] = deque()
@@ -112,7 +114,8 @@ class RateLimitGovernor:
             while True:
                 await self._turn()
                 try:
-                    await asyncio.wait_for(self._wake.wait(), timeout=TTL_S / 6)
+                    async with asyncio.timeout(TTL_S / 6):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
                 finally:
@@ -135,7 +138,11 @@ class RateLimitGovernor:
     async def _start(self) -> None:
         async for event in self._stream.load():
             machine.evolve(self._state, cast(GovernorEvent, event))
-        await self._record([GovernorClaimed(incarnation=new_id())])
+        earlier_run = self._state.run != self._run_id
+        await self._record([GovernorClaimed(incarnation=new_id(), run=self._run_id)])
+        if earlier_run:  # it held the log's lock, which we have now: all its holders are dead
+            reason = "their holders ended with an earlier run"
+            await self._record(machine.expire(self._state, list(self._state.leases), reason=reason))
         await self._record(machine.configure(self._state, self._accounts))
         now = self._clock()
         self._renewed = dict.fromkeys(self._state.leases, now)

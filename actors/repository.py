@@ -25,8 +25,9 @@ from actors.gateway import ActorGone, Ref
 from actors.governor import RUNNERS
 from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
-from events.decide import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome, decide, is_drained
-from events.errors import VersionConflict
+from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome
+from events.decide import decide, is_drained
+from events.errors import HeadraceError, VersionConflict
 from events.repository import RepositoryState, evolve
 from events.types import AttemptStarted, ImportedContext, Lease, RepositoryEvent, RepositoryRows
 from events.work import CascadePolicy, Outcome, PullRequest, VerificationRules, WorkOrder
@@ -88,6 +89,7 @@ class RepositoryActor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._leases: dict[str, Lease] = {}
         self._pull_requests: dict[int, PullRequest] = {}
         self._since: dict[str, float] = {}
@@ -116,7 +118,7 @@ class RepositoryActor:
                 )
                 for one in state.inflight.values()
             ],
-            drained=self._main.done() and not self._failure,
+            drained=self._main.done() and not self._failure and is_drained(self._state),
             attempts_ended=self._ended,
             infra_streak=state.infra_streak,
             infra_until=state.not_before,
@@ -129,6 +131,9 @@ class RepositoryActor:
         marked in the log or ``GRACE_S`` seconds have passed."""
         self._stopping = True
         self._wake.set()
+        await self._governor("give_back_all_but", self._name, self._held())
+        if self._acquiring is not None:
+            await asyncio.wait([self._acquiring], timeout=GRACE_S)
         await self._wait_for_attempts(drain_s)
         for runner in {one.runner for one in self._state.inflight.values()}:
             mine = [one.attempt_id for one in self._state.inflight.values() if one.runner == runner]
@@ -142,21 +147,18 @@ class RepositoryActor:
             await asyncio.wait(pending, timeout=timeout_s)
 
     async def _run(self) -> None:
+        self._renewing = asyncio.create_task(self._renew())
         try:
             await self._load()
-            renewing = asyncio.create_task(self._renew())
-            try:
-                while not self._stopping and not is_drained(self._state):
-                    await self._turn()
-            finally:
-                renewing.cancel()
+            while not self._stopping and not is_drained(self._state):
+                await self._turn()
             if not self._stopping:
                 await self._leave()
         except Exception as exc:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        """Keeps why this actor cannot go on, and stops everything that it had under way."""
+        """Keeps why this actor cannot go on; it starts nothing more. What runs is ended by whoever stops it."""
         if isinstance(exc, VersionConflict):
             self._failure = f"another actor took {self._name} over; this one stops ({exc})"
             logger.warning(self._failure)
@@ -164,8 +166,7 @@ class RepositoryActor:
             self._failure = f"{type(exc).__name__}: {exc}"
             logger.opt(exception=exc).error("{} stops", self._name)
         self._stopping = True
-        for task in self._tasks:
-            task.cancel()
+        self._wake.set()
 
     # ------------------------------------------------------------ starting
 
@@ -175,17 +176,30 @@ class RepositoryActor:
             evolve(self._state, cast(RepositoryEvent, event))
         await self._decide(Claim(incarnation=new_id(), sweep=config.sweep))
         rows = rows_by_number(await self._log.get_blob(self._rows.rows))
-        self._pull_requests = rows
         await self._follow_survivors()
         owner, _, repo = self._rows.repository.partition("/")
         cached = await self._log.contexts_of(owner, repo)
         await self._decide(ImportContexts(contexts=[_imported(one) for one in cached if self._is_news(one)]))
         admitted = admissions(rows.values(), rows_blob=self._rows.rows)
         await self._decide(Admit(sweep=config.sweep, rules=config.rules, policy=config.policy, pull_requests=admitted))
+        await self._read_rows()
+
+    async def _read_rows(self) -> None:
+        """The full rows of the sweep's pull requests, each from the blob under which it was last admitted.
+
+        One that a shorter timeline no longer names stays in the sweep, with the row that it had.
+        """
+        wanted: dict[str, list[int]] = {}
+        for pr in self._state.of_sweep(self._config.sweep):
+            wanted.setdefault(pr.row, []).append(pr.issue_number)
+        for blob, numbers in wanted.items():
+            rows = rows_by_number(await self._log.get_blob(blob))
+            self._pull_requests.update((number, rows[number]) for number in numbers)
 
     def _is_news(self, one: CachedContext) -> bool:
         known = self._state.prs.get(one.issue_number)
-        return known is None or known.context != one.context
+        same_job = known is not None and (known.inputs, known.rules) == (one.inputs, one.rules)
+        return known is None or not (same_job and known.context == one.context)
 
     async def _follow_survivors(self) -> None:
         """Attempts of an earlier incarnation: each gets an outcome before anything new starts on its pull request."""
@@ -205,14 +219,16 @@ class RepositoryActor:
     async def _turn(self) -> None:
         self._wake.clear()
         now = self._clock()
-        startable = len(self._state.ready)
-        if startable and now >= self._state.not_before and self._acquiring is None:
-            self._acquiring = asyncio.create_task(self._acquire(startable))
-        timeout = max(0.05, self._state.not_before - now) if startable and now < self._state.not_before else None
-        if timeout is None and self._acquiring is None and not self._tasks and not is_drained(self._state):
+        start_at = self._state.next_start()
+        if start_at is not None and now >= start_at and self._acquiring is None:
+            due = sum(self._state.prs[number].not_before <= now for number in self._state.ready)
+            self._acquiring = asyncio.create_task(self._acquire(due))
+        timeout = max(0.05, start_at - now) if start_at is not None and now < start_at else None
+        if timeout is None and self._acquiring is None and not self._tasks:
             raise RuntimeError(f"{self._name} has {self._state.counts(self._config.sweep)} but nothing to wait for")
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
         except TimeoutError:
             return
 
@@ -300,16 +316,21 @@ class RepositoryActor:
         if lease_ids:
             await self._governor("release", lease_ids)
 
+    def _held(self) -> list[str]:
+        """The leases of attempts in flight, and those that are about to be used."""
+        return list({*self._leases, *(one.lease for one in self._state.inflight.values())})
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_S)
-            held = [
-                *self._leases,
-                *(one.lease for one in self._state.inflight.values() if one.lease not in self._leases),
-            ]
-            await self._governor("renew", self._name, held)
+            try:
+                await self._governor("renew", self._name, self._held())
+            except HeadraceError as exc:
+                logger.warning("{}: leases could not be renewed: {}", self._name, exc)
 
     async def _leave(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._acquiring is not None:
             self._acquiring.cancel()
             self._acquiring = None

@@ -6,7 +6,8 @@
 - *Crash*: the caller gets ``ActorGone``. If the outcome was already in the mailbox, it counts; else what the attempt
   left behind is ended by :meth:`AgentRunner.reap` and the attempt is interrupted. A caller that died and came back
   asks :meth:`AgentRunner.outcome_of`: work goes on without whoever ordered it.
-- ``perform`` may be repeated: an order already under way is joined, one already done returns its outcome.
+- ``perform`` may be repeated: an order already under way is joined; one already done returns its outcome until it is
+  forgotten, which happens once the outcome is in its repository's stream.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from actors.workbench import DockerWorkbench, Workbench
 from events.types import OutcomeReported
 from events.work import FailureClass, Outcome, WorkOrder
 from store.blobs import BlobStore, FileBlobs
-from store.log import Append
+from store.log import Append, Appended
 
 __all__ = ["AgentRunner", "RunnerConfig", "docker_workbench"]
 
@@ -65,6 +66,7 @@ class AgentRunner:
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name, self._config = name, config
         self._jobs: dict[str, _Job] = {}
+        self._cancelled_early: set[str] = set()
         self._lock = threading.Lock()
         self._bench: Workbench | None = None
 
@@ -86,6 +88,8 @@ class AgentRunner:
             mine = job is None
             if job is None:
                 job = self._jobs[order.attempt_id] = _Job()
+                if order.attempt_id in self._cancelled_early:
+                    job.cancel.set()
         if mine:
             try:
                 job.outcome = self._report(order, self._do(order, job))
@@ -100,9 +104,10 @@ class AgentRunner:
         return self._joined(attempt_id, job) if job is not None else None
 
     def cancel(self, attempt_ids: list[str]) -> None:
-        """Asks orders to end; each then has a cancelled outcome within seconds. Unknown ids are ignored."""
+        """Asks orders to end; each, also one still on its way here, then has a cancelled outcome within seconds."""
         with self._lock:
             jobs = [self._jobs[one] for one in attempt_ids if one in self._jobs]
+            self._cancelled_early.update(one for one in attempt_ids if one not in self._jobs)
         for job in jobs:
             job.cancel.set()
 
@@ -157,8 +162,10 @@ class AgentRunner:
             )
 
     def _report(self, order: WorkOrder, outcome: Outcome) -> Outcome:
-        """Leaves the outcome in the mailbox. If one is there already, that one counts."""
+        """Leaves the outcome in the mailbox, which holds one: a second, other outcome is an error."""
         event = OutcomeReported(attempt_id=order.attempt_id, outcome=outcome)
         batch = Append(f"attempt:{order.attempt_id}", 0, [new_event(event, f"{order.attempt_id}:outcome")], time.time())
-        insist(self._config.writer, "append", pack([batch]))
-        return outcome
+        (result,) = insist(self._config.writer, "append", pack([batch]))
+        if isinstance(result, Appended):
+            return outcome
+        raise result

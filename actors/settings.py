@@ -35,7 +35,7 @@ class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: Annotated[int, Meta(ge=0, le=10_000)] = 0
     """Work orders at once; 0: one per CPU of the cluster."""
     max_active_repositories: Annotated[int, Meta(ge=1, le=1000)] = 8
-    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 8.0
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """After the first Ctrl-C: how long running attempts may still end by themselves."""
     infra_patience_s: Seconds = 1800.0
     """A sweep in which nothing but infra failures happened for this long stops, resumable, with exit code 3."""

@@ -1,7 +1,8 @@
 """Sweep supervisor: gives repositories their actors, a few at a time, and tells how the sweep stands.
 
 - *Success*: a repository is retired in the log only after its actor has nothing left to do.
-- *Failure*: an error that cannot be waited out ends the run with a reason; the log stays resumable.
+- *Failure*: a repository whose actor cannot go on is set aside, the others are finished, and the run ends as failed
+  with its reason; the log stays resumable.
 - *Crash*: the runners and repository actors that it spawned end with it. The next incarnation folds the sweep's
   stream and activates again what was active; the repositories' own streams keep everything else.
 """
@@ -13,19 +14,20 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import msgspec
 from loguru import logger
 
 from actors import gateway
-from actors.gateway import ActorFailed, ActorGone, Placement, Ref
+from actors.gateway import ActorGone, Placement, Ref
 from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
 from actors.repository import RepositoryActor, RepositoryConfig, RepositorySnapshot
 from actors.runner import AgentRunner, RunnerConfig
 from events import sweep as machine
-from events.errors import VersionConflict
+from events.errors import HeadraceError, LogError, VersionConflict
 from events.sweep import RepositoryPhase
 from events.types import RepositoryActivated, RepositoryRetired, SweepEvent, SweepRunEnded, SweepRunStarted
 from events.work import CascadePolicy, VerificationRules
@@ -34,6 +36,12 @@ __all__ = ["SupervisorConfig", "SweepProgress", "SweepSupervisor"]
 
 POLL_S = 0.25
 READY_S = 60.0
+PLACED_S = 30.0
+"""How long runners may wait for a place on the cluster, beyond ``READY_S`` for their engines."""
+AT_WORK_S = 60.0
+"""An attempt that has run for longer has an engine that answers."""
+STOP_S = 9.0
+"""Beyond its drain time, what stopping a repository may take: Ctrl-C promises 15 s in all."""
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +88,9 @@ class SweepSupervisor:
         self._snapshots: dict[str, RepositorySnapshot] = {}
         self._main: asyncio.Task[None] | None = None
         self._phase, self._message = "starting", ""
-        self._drain_s: float | None = None
+        self._drain_s = 0.0
+        self._stop = asyncio.Event()
+        self._set_aside: dict[str, str] = {}
         self._progress_at = clock()
 
     def __repr__(self) -> str:
@@ -109,8 +119,9 @@ class SweepSupervisor:
 
     async def stop(self, drain_s: float) -> None:
         """Lets running attempts end for ``drain_s`` seconds, cancels the rest, and ends the run as interrupted."""
-        if self._drain_s is None:
+        if not self._stop.is_set():
             self._drain_s = drain_s
+            self._stop.set()
 
     async def _guarded(self) -> None:
         try:
@@ -119,7 +130,11 @@ class SweepSupervisor:
             self._end("failed", f"another supervisor took sweep {self._config.sweep} over; this one stops ({exc})")
         except Exception as exc:
             logger.exception("sweep {} stops", self._config.sweep)
-            self._end("failed", f"{type(exc).__name__}: {exc}")
+            reason = f"{type(exc).__name__}: {exc}"
+            with suppress(LogError):
+                await self._stop_actors(0.0)
+                await self._record(SweepRunEnded(run=self._run_id, how="failed", reason=reason))
+            self._end("failed", reason)
 
     def _end(self, phase: str, message: str = "") -> None:
         self._phase, self._message = phase, message
@@ -130,17 +145,22 @@ class SweepSupervisor:
         host, pid = socket.gethostname(), os.getpid()
         workers = self._config.workers
         await self._record(SweepRunStarted(run=self._run_id, host=host, pid=pid, workers=workers))
-        why = await self._start_runners()
+        starting = asyncio.create_task(self._start_runners())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await self._finish("interrupted")
+            return
+        why = starting.result()
         if why is not None:
             await self._finish("environment", why)
             return
         self._phase = "running"
-        for name in self._state.in_phase(RepositoryPhase.ACTIVE):
-            self._spawn(name)
-        while self._drain_s is None:
+        while not self._stop.is_set():
             await self._activate()
             if not self._actors:
-                await self._finish("finished")
+                await self._finish(*self._all_done())
                 return
             await self._look_round()
             if self._out_of_patience():
@@ -152,29 +172,44 @@ class SweepSupervisor:
         await self._stop_actors(self._drain_s)
         await self._finish("interrupted")
 
+    def _all_done(self) -> tuple[str, str]:
+        """How a run ends that has no live repository left."""
+        if not self._set_aside:
+            return "finished", ""
+        return "failed", "; ".join(f"{name}: {why}" for name, why in self._set_aside.items())
+
     async def _start_runners(self) -> str | None:
         """Spawns the runners, waits for their engines, and ends what earlier runs left there. Returns what is amiss."""
         placement = Placement(threads=16, needs_runner_slot=True)
         for index in range(self._config.workers):
             name = f"runner:{self._run_id[-8:]}:{index}"
             self._runners.append(gateway.spawn(AgentRunner, name, self._config.runner, name=name, placement=placement))
-        answers = await asyncio.gather(*(ref.call("ready", READY_S) for ref in self._runners))
-        why = next((answer for answer in answers if answer is not None), None)
-        if why is not None:
-            return f"the Docker engine of a runner does not answer: {why}"
-        nodes = await asyncio.gather(*(ref.call("node") for ref in self._runners))
-        for ref in dict(zip(nodes, self._runners, strict=True)).values():
-            ended = await ref.call("reap")
-            if ended:
-                logger.info("ended {} containers that an earlier run had left", len(ended))
+        try:
+            async with asyncio.timeout(READY_S + PLACED_S):
+                answers = await asyncio.gather(*(ref.call("ready", READY_S) for ref in self._runners))
+            why = next((answer for answer in answers if answer is not None), None)
+            if why is not None:
+                return f"the Docker engine of a runner does not answer: {why}"
+            nodes = await asyncio.gather(*(ref.call("node") for ref in self._runners))
+            for ref in dict(zip(nodes, self._runners, strict=True)).values():
+                ended = await ref.call("reap")
+                if ended:
+                    logger.info("ended {} containers that an earlier run had left", len(ended))
+        except TimeoutError:
+            return "not every runner got a place: the cluster's resource 'docker' is in use; ask for fewer --workers"
+        except HeadraceError as exc:
+            return exc.message
         return None
 
     async def _activate(self) -> None:
-        for name in self._state.in_phase(RepositoryPhase.PENDING):
+        """Gives actors to repositories, first to those that were active when an earlier run ended."""
+        was_active = self._state.in_phase(RepositoryPhase.ACTIVE)
+        for name in [*was_active, *self._state.in_phase(RepositoryPhase.PENDING)]:
             if len(self._actors) >= self._config.max_active:
                 return
-            await self._record(RepositoryActivated(repository=name))
-            self._spawn(name)
+            if name not in self._actors and name not in self._set_aside:
+                await self._record(RepositoryActivated(repository=name))
+                self._spawn(name)
 
     def _spawn(self, repository: str) -> None:
         config = self._config
@@ -203,11 +238,18 @@ class SweepSupervisor:
             if found is None:
                 self._spawn(name)
                 continue
-            if found.failure:
-                raise RuntimeError(f"{name}: {found.failure}")
             self._snapshots[name] = found
+            if found.failure:
+                await self._put_aside(name, found.failure)
             if found.drained:
                 await self._retire(name, found)
+
+    async def _put_aside(self, name: str, why: str) -> None:
+        """Ends a repository's actor that cannot go on; what it had running is cancelled."""
+        self._set_aside[name] = why
+        ref = self._actors.pop(name)
+        await self._stop_actor(ref, 0.0)
+        ref.kill()
 
     async def _retire(self, name: str, found: RepositorySnapshot) -> None:
         succeeded, failed = found.counts.get("succeeded", 0), found.counts.get("failed", 0)
@@ -217,12 +259,16 @@ class SweepSupervisor:
         self._snapshots.pop(name, None)
 
     def _out_of_patience(self) -> bool:
-        """Whether nothing but infra failures has happened for too long."""
+        """Whether nothing but infra failures has happened for too long. An attempt that runs on is no failure."""
+        now = self._clock()
         snapshots = [self._snapshots.get(name) for name in self._actors]
-        stuck = bool(snapshots) and all(one is not None and one.infra_streak > 0 for one in snapshots)
+        stuck = bool(snapshots) and all(
+            one is not None and one.infra_streak > 0 and all(now - run.since < AT_WORK_S for run in one.running)
+            for one in snapshots
+        )
         if not stuck:
-            self._progress_at = self._clock()
-        return stuck and self._clock() - self._progress_at > self._config.infra_patience_s
+            self._progress_at = now
+        return stuck and now - self._progress_at > self._config.infra_patience_s
 
     def _infra_message(self) -> str:
         messages = [one.infra_message for one in self._snapshots.values() if one.infra_message]
@@ -230,13 +276,14 @@ class SweepSupervisor:
         return f"nothing but infra failures for {patience:.0f} s: {messages[0] if messages else 'no detail'}"
 
     async def _stop_actors(self, drain_s: float) -> None:
-        async def stop(ref: Ref) -> None:
-            try:
-                await ref.call("stop", drain_s)
-            except (ActorGone, ActorFailed) as exc:
-                logger.warning("{} could not be stopped in order: {}", ref.name, exc)
+        await asyncio.gather(*(self._stop_actor(ref, drain_s) for ref in self._actors.values()))
 
-        await asyncio.gather(*(stop(ref) for ref in self._actors.values()))
+    async def _stop_actor(self, ref: Ref, drain_s: float) -> None:
+        try:
+            async with asyncio.timeout(drain_s + STOP_S):
+                await ref.call("stop", drain_s)
+        except (HeadraceError, TimeoutError) as exc:
+            logger.warning("{} could not be stopped in order: {}", ref.name, exc)
 
     async def _finish(self, how: str, reason: str = "") -> None:
         await self._record(SweepRunEnded(run=self._run_id, how=how, reason=reason))

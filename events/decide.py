@@ -15,100 +15,36 @@ from typing import assert_never
 
 import msgspec
 
-from events.planner import DAY_S, Generate, GiveUp, Hold, Step, Try, next_step
+from events.admitting import admit, queue_neighbours
+from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Interrupt, Slot, TakeOutcome
+from events.planner import Generate, GiveUp, Hold, Step, Try, next_step
 from events.pull_request import FINISHED, IN_ATTEMPT, PrState
-from events.repository import InFlight, PrRecord, RepositoryState, posix
+from events.records import InFlight, PrRecord
+from events.repository import RepositoryState
 from events.types import (
-    Admission,
     AttemptFailed,
     AttemptInterrupted,
     AttemptStarted,
     AttemptSucceeded,
     CacheHit,
     ContextsImported,
-    ImportedContext,
     LeaseAwaited,
-    NeighboursQueued,
     PullRequestFailed,
     PullRequestHeld,
-    PullRequestReopened,
-    PullRequestsAdmitted,
     RepositoryClaimed,
     RepositoryEvent,
     StageEntered,
 )
-from events.work import CascadePolicy, FailureClass, Outcome, Stage, VerificationRules
+from events.work import CascadePolicy, FailureClass, Outcome, Stage
 
-__all__ = [
-    "Admit",
-    "Claim",
-    "Command",
-    "FillSlots",
-    "ImportContexts",
-    "Interrupt",
-    "Slot",
-    "TakeOutcome",
-    "decide",
-    "is_drained",
-]
+__all__ = ["decide", "is_drained"]
 
-INFRA_BACKOFF_S = 2.0
-INFRA_BACKOFF_MAX_S = 60.0
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """An actor takes the stream over for a sweep."""
-
-    incarnation: str
-    sweep: str
-
-
-class Admit(msgspec.Struct, frozen=True, kw_only=True):
-    """A sweep's pull requests of this repository."""
-
-    sweep: str
-    rules: VerificationRules
-    policy: CascadePolicy
-    pull_requests: list[Admission]
-
-
-class ImportContexts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the build-context cache knows of this repository."""
-
-    contexts: list[ImportedContext]
-
-
-class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A leased place on a runner, and the id that an attempt in it would get. ``agent``: may pay that agent."""
-
-    attempt_id: str
-    lease: str
-    runner: str
-    agent: str | None = None
-
-
-class FillSlots(msgspec.Struct, frozen=True, kw_only=True):
-    """Slots are free: what shall run in them?"""
-
-    slots: Sequence[Slot]
-
-
-class TakeOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt has ended."""
-
-    attempt_id: str
-    outcome: Outcome
-
-
-class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt's processes are gone and it left no outcome."""
-
-    attempt_id: str
-    reason: str
-    blobs: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-Command = Claim | Admit | ImportContexts | FillSlots | TakeOutcome | Interrupt
+BACKOFF_S = 2.0
+"""The first pause after an infra failure; each further one is twice as long."""
+BACKOFF_MAX_S = 60.0
+"""The longest pause of a repository."""
+OWN_BACKOFF_MAX_S = 600.0
+"""The longest pause of one pull request that meets them alone, or that kills its runners."""
 
 
 def decide(state: RepositoryState, command: Command, now: float) -> list[RepositoryEvent]:
@@ -117,7 +53,7 @@ def decide(state: RepositoryState, command: Command, now: float) -> list[Reposit
         case Claim():
             return [RepositoryClaimed(incarnation=command.incarnation, sweep=command.sweep)]
         case Admit():
-            return _admit(state, command)
+            return admit(state, command)
         case ImportContexts():
             return _import(state, command)
         case FillSlots():
@@ -125,53 +61,17 @@ def decide(state: RepositoryState, command: Command, now: float) -> list[Reposit
         case TakeOutcome():
             return _take_outcome(state, command, now)
         case Interrupt():
-            return _interrupt(state, command)
+            return _interrupt(state, command, now)
         case _:
             assert_never(command)
 
 
-# ---------------------------------------------------------------- admission
-
-
-def _admit(state: RepositoryState, command: Admit) -> list[RepositoryEvent]:
-    rows = _limit_seeds(command.pull_requests, command.policy.tasks_per_repo)
-    members = state.members.get(command.sweep, set())
-    events: list[RepositoryEvent] = []
-    new = [one for one in rows if one.issue_number not in members or _differs(state, one, command.rules)]
-    if new or state.policy != command.policy:
-        events.append(
-            PullRequestsAdmitted(sweep=command.sweep, rules=command.rules, policy=command.policy, pull_requests=new)
-        )
-    for one in new:
-        known = state.prs.get(one.issue_number)
-        if known is not None and known.state is PrState.FAILED and not _differs(state, one, command.rules):
-            reason = f"sweep {command.sweep} admits it anew"
-            events.append(PullRequestReopened(issue_number=one.issue_number, sweep=command.sweep, reason=reason))
-    return events
-
-
-def _differs(state: RepositoryState, one: Admission, rules: VerificationRules) -> bool:
-    known = state.prs.get(one.issue_number)
-    return known is None or known.inputs != one.inputs or known.rules != rules
-
-
-def _limit_seeds(rows: list[Admission], limit: int) -> list[Admission]:
-    """Keeps at most ``limit`` seeds, spread evenly over the time line; 0 keeps all."""
-    seeds = sorted((one for one in rows if one.seed), key=lambda one: (posix(one.created_at), one.issue_number))
-    if limit <= 0 or len(seeds) <= limit:
-        return rows
-    kept = {seeds[(2 * i + 1) * len(seeds) // (2 * limit)].issue_number for i in range(limit)}
-    return [
-        msgspec.structs.replace(one, seed=False) if one.seed and one.issue_number not in kept else one for one in rows
-    ]
+# ---------------------------------------------------------------- the cache, and filling slots
 
 
 def _import(state: RepositoryState, command: ImportContexts) -> list[RepositoryEvent]:
-    new = [one for one in command.contexts if state.imported.get(one.issue_number) != one]
+    new = [one for one in command.contexts if state.imported.get((one.issue_number, one.inputs, one.rules)) != one]
     return [ContextsImported(contexts=new)] if new else []
-
-
-# ---------------------------------------------------------------- filling slots
 
 
 def _fill(state: RepositoryState, slots: Sequence[Slot], now: float) -> list[RepositoryEvent]:
@@ -186,10 +86,12 @@ def _fill(state: RepositoryState, slots: Sequence[Slot], now: float) -> list[Rep
         if not free:
             break
         pr = state.prs[number]
+        if now < pr.not_before:
+            continue
         entered, hit = _enter(state, pr)
         events += entered
         if hit is not None:
-            events.append(hit)
+            events += [hit, *queue_neighbours(pr, _unreached(state), _policy(state))]
             continue
         events += _take_step(state, pr, next_step(state, pr, generating=generating), free, generating)
     return events
@@ -240,8 +142,8 @@ def _enter(state: RepositoryState, pr: PrRecord) -> tuple[list[RepositoryEvent],
         return [], None
     number = pr.issue_number
     events: list[RepositoryEvent] = [StageEntered(issue_number=number, stage=Stage.CHECK_CACHE)]
-    known = state.imported.get(number)
-    if known is not None and known.inputs == pr.inputs and known.rules == pr.rules:
+    known = state.imported.get((number, pr.inputs, pr.rules))
+    if known is not None:
         reason = f"already verified for these inputs by attempt {known.attempt_id}"
         return events, CacheHit(issue_number=number, context=known.context, attempt_id=known.attempt_id, reason=reason)
     reason = "the cache has no context for these inputs"
@@ -290,13 +192,12 @@ def _take_outcome(state: RepositoryState, command: TakeOutcome, now: float) -> l
     if outcome.verified and context is not None:
         return _verified(state, attempt, pr, context, outcome)
     infra = outcome.failure_class is FailureClass.INFRA
-    backoff = min(INFRA_BACKOFF_MAX_S, INFRA_BACKOFF_S * 2.0 ** min(state.infra_streak, 10))
     events: list[RepositoryEvent] = [
         AttemptFailed(
             attempt_id=attempt.attempt_id,
             issue_number=pr.issue_number,
             outcome=outcome,
-            retry_at=now + backoff if infra else None,
+            retry_at=_retry_at(state, pr, now) if infra else None,
         )
     ]
     if not infra:
@@ -314,31 +215,34 @@ def _take_outcome(state: RepositoryState, command: TakeOutcome, now: float) -> l
     return events + _release(state, attempt, f"PR {pr.issue_number}'s generation failed")
 
 
+def _retry_at(state: RepositoryState, pr: PrRecord, now: float) -> float:
+    """When to try again after an infra failure: with everybody else in one outage, or alone, later and later."""
+    if now < state.not_before:
+        return state.not_before
+    shared = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(state.infra_streak, 10))
+    own = min(OWN_BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(pr.infra_failures, 10)) if state.infra_streak == 0 else 0.0
+    return now + max(shared, own)
+
+
 def _verified(
     state: RepositoryState, attempt: InFlight, pr: PrRecord, context: str, outcome: Outcome
 ) -> list[RepositoryEvent]:
     number = pr.issue_number
-    events: list[RepositoryEvent] = [
-        AttemptSucceeded(attempt_id=attempt.attempt_id, issue_number=number, context=context, outcome=outcome)
-    ]
-    reached = _unreached_neighbours(state, pr)
-    if reached:
-        reason = f"PR {number} is verified; these are its nearest neighbours that no cascade had reached"
-        events.append(NeighboursQueued(source=number, issue_numbers=reached, reason=reason))
-    return events + _release(state, attempt, f"PR {number}'s generation was verified: its context comes first")
+    succeeded = AttemptSucceeded(attempt_id=attempt.attempt_id, issue_number=number, context=context, outcome=outcome)
+    queued = queue_neighbours(pr, _unreached(state), _policy(state))
+    released = _release(state, attempt, f"PR {number}'s generation was verified: its context comes first")
+    return [succeeded, *queued, *released]
 
 
-def _unreached_neighbours(state: RepositoryState, pr: PrRecord) -> list[int]:
-    policy = state.policy
-    if policy is None:
-        return []
+def _unreached(state: RepositoryState) -> list[tuple[float, int]]:
+    """Times and numbers of the active sweep's pull requests that no cascade has reached."""
     members = state.members.get(state.sweep, set())
-    near = [
-        (abs(other.at - pr.at), other.issue_number)
-        for other in state.prs.values()
-        if not other.reached and other.issue_number in members and abs(other.at - pr.at) <= policy.window_days * DAY_S
-    ]
-    return [number for _, number in sorted(near)[: policy.neighbor_cap]]
+    return [(pr.at, pr.issue_number) for pr in state.prs.values() if not pr.reached and pr.issue_number in members]
+
+
+def _policy(state: RepositoryState) -> CascadePolicy:
+    assert state.policy is not None, "a pull request is only ever admitted together with a policy"  # noqa: S101
+    return state.policy
 
 
 def _give_up(
@@ -348,18 +252,31 @@ def _give_up(
     return PullRequestFailed(issue_number=pr.issue_number, reason=reason, stage=stage, failure_class=cls)
 
 
-def _interrupt(state: RepositoryState, command: Interrupt) -> list[RepositoryEvent]:
+def _interrupt(state: RepositoryState, command: Interrupt, now: float) -> list[RepositoryEvent]:
     attempt = state.inflight.get(command.attempt_id)
     if attempt is None:
         return []
-    return _end_interrupted(state, attempt, command.reason, command.blobs)
+    retry_at = None
+    if command.runner_died:
+        deaths = state.prs[attempt.issue_number].runner_deaths
+        retry_at = now + min(OWN_BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(deaths, 10))
+    return _end_interrupted(state, attempt, command.reason, command.blobs, retry_at=retry_at)
 
 
 def _end_interrupted(
-    state: RepositoryState, attempt: InFlight, reason: str, blobs: dict[str, str]
+    state: RepositoryState,
+    attempt: InFlight,
+    reason: str,
+    blobs: dict[str, str],
+    *,
+    retry_at: float | None = None,
 ) -> list[RepositoryEvent]:
     ended = AttemptInterrupted(
-        attempt_id=attempt.attempt_id, issue_number=attempt.issue_number, reason=reason, blobs=blobs
+        attempt_id=attempt.attempt_id,
+        issue_number=attempt.issue_number,
+        reason=reason,
+        blobs=blobs,
+        retry_at=retry_at,
     )
     return [ended, *_release(state, attempt, f"PR {attempt.issue_number}'s generation was interrupted")]
 

@@ -34,6 +34,7 @@ class GovernorState(msgspec.Struct, kw_only=True):
 
     version: int = 0
     incarnation: str = ""
+    run: str = ""
     accounts: dict[str, Account] = msgspec.field(default_factory=dict)
     leases: dict[str, Lease] = msgspec.field(default_factory=dict)
     taken: dict[str, set[int]] = msgspec.field(default_factory=dict)
@@ -113,7 +114,7 @@ def fold(events: Iterable[GovernorEvent]) -> GovernorState:
 
 
 def _claimed(state: GovernorState, event: GovernorClaimed) -> None:
-    state.incarnation = event.incarnation
+    state.incarnation, state.run = event.incarnation, event.run
 
 
 def _configured(state: GovernorState, event: AccountsConfigured) -> None:

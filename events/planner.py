@@ -20,7 +20,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from events.repository import PrRecord, RepositoryState
+from events.records import PrRecord
+from events.repository import RepositoryState
 from events.work import CascadePolicy, Stage
 
 __all__ = ["Generate", "GiveUp", "Hold", "Step", "Try", "candidates", "next_step"]
@@ -87,7 +88,7 @@ def next_step(state: RepositoryState, pr: PrRecord, *, generating: dict[str, int
 
 
 def candidates(state: RepositoryState, pr: PrRecord, policy: CascadePolicy) -> Iterator[tuple[PrRecord, str]]:
-    """Verified neighbours with their contexts: the nearest of each side first, then outwards within the window."""
+    """Verified neighbours with their contexts: the nearest of each side first, then by distance within the window."""
     seen: set[str] = set()
     for rank, source in enumerate(_outwards(state, pr)):
         if rank >= 2 and abs(source.at - pr.at) > policy.window_days * DAY_S:
@@ -98,18 +99,21 @@ def candidates(state: RepositoryState, pr: PrRecord, policy: CascadePolicy) -> I
 
 
 def _outwards(state: RepositoryState, pr: PrRecord) -> Iterator[PrRecord]:
-    """Verified pull requests: the nearest on either side, then all others by distance."""
+    """Verified pull requests: the nearest of each side, then all others by distance."""
     line = state.verified
     right = bisect_left(line, (pr.at, pr.issue_number))
     left = right - 1
-    while left >= 0 and right < len(line):
-        yield state.prs[line[left][1]]
-        yield state.prs[line[right][1]]
-        left, right = left - 1, right + 1
-    for index in range(left, -1, -1):
-        yield state.prs[line[index][1]]
-    for index in range(right, len(line)):
-        yield state.prs[line[index][1]]
+    for index in (left, right):
+        if 0 <= index < len(line):
+            yield state.prs[line[index][1]]
+    left, right = left - 1, right + 1
+    while left >= 0 or right < len(line):
+        if right >= len(line) or (left >= 0 and pr.at - line[left][0] <= line[right][0] - pr.at):
+            yield state.prs[line[left][1]]
+            left -= 1
+        else:
+            yield state.prs[line[right][1]]
+            right += 1
 
 
 def _separated(state: RepositoryState, pr: PrRecord, other: PrRecord) -> bool:

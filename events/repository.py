@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from events.errors import IllegalTransition
 from events.pull_request import FINISHED, PrState, next_state
+from events.records import InFlight, PrRecord, posix
 from events.types import (
     Admission,
     AttemptFailed,
@@ -46,47 +46,7 @@ from events.types import (
 )
 from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
 
-__all__ = ["InFlight", "PrRecord", "RepositoryState", "evolve", "fold", "posix"]
-
-
-def posix(created_at: str) -> float:
-    """POSIX seconds of an ISO 8601 time."""
-    return datetime.fromisoformat(created_at).timestamp()
-
-
-class InFlight(msgspec.Struct, kw_only=True):
-    """An attempt that has started and not ended."""
-
-    attempt_id: str
-    issue_number: int
-    stage: Stage
-    context: str | None
-    agent: str | None
-    lease: str
-    runner: str
-
-
-class PrRecord(msgspec.Struct, kw_only=True):
-    """One pull request. ``tried``: the contexts refuted on it under its present inputs and rules."""
-
-    issue_number: int
-    created_at: str
-    at: float
-    commit: str
-    python_version: str
-    row: str
-    inputs: str
-    rules: VerificationRules
-    reached: bool
-    state: PrState = PrState.QUEUED
-    tried: set[str] = msgspec.field(default_factory=set)
-    generations: int = 0
-    rate_limits: int = 0
-    infra_failures: int = 0
-    attempt_id: str | None = None
-    behind: str | None = None
-    context: str | None = None
-    reason: str = ""
+__all__ = ["RepositoryState", "evolve", "fold"]
 
 
 class RepositoryState(msgspec.Struct, kw_only=True):
@@ -103,9 +63,15 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     waiting: dict[int, None] = msgspec.field(default_factory=dict)
     inflight: dict[str, InFlight] = msgspec.field(default_factory=dict)
     verified: list[tuple[float, int]] = msgspec.field(default_factory=list)
-    imported: dict[int, ImportedContext] = msgspec.field(default_factory=dict)
+    imported: dict[tuple[int, str, VerificationRules], ImportedContext] = msgspec.field(default_factory=dict)
     infra_streak: int = 0
     not_before: float = 0.0
+
+    def next_start(self) -> float | None:
+        """When the first of ``ready`` may be worked on, in POSIX seconds; ``None``: none is ready."""
+        if not self.ready:
+            return None
+        return max(self.not_before, min(self.prs[number].not_before for number in self.ready))
 
     @property
     def anchor(self) -> str:
@@ -236,7 +202,7 @@ def _is_other_job(state: RepositoryState, one: Admission, rules: VerificationRul
 
 def _imported(state: RepositoryState, event: ContextsImported) -> None:
     for one in event.contexts:
-        state.imported[one.issue_number] = one
+        state.imported[one.issue_number, one.inputs, one.rules] = one
 
 
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
@@ -310,8 +276,10 @@ def _attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
     pr.state, pr.reason = to, event.outcome.message
     if event.outcome.failure_class is FailureClass.INFRA:
         pr.infra_failures += 1
-        state.infra_streak += 1
-        state.not_before = max(state.not_before, event.retry_at or 0.0)
+        pr.not_before = event.retry_at or 0.0
+        if pr.not_before > state.not_before:  # else it ended within the pause of a failure before it: one outage
+            state.infra_streak += 1
+            state.not_before = pr.not_before
     else:
         state.infra_streak, state.not_before = 0, 0.0
         refuted = event.outcome.context or attempt.context
@@ -332,6 +300,9 @@ def _attempt_rate_limited(state: RepositoryState, event: AttemptRateLimited) -> 
 def _attempt_interrupted(state: RepositoryState, event: AttemptInterrupted) -> None:
     pr, _, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptInterrupted")
     pr.state, pr.reason = to, event.reason
+    if event.retry_at is not None:
+        pr.runner_deaths += 1
+        pr.not_before = event.retry_at
     _make_ready(state, pr)
 
 
@@ -359,7 +330,8 @@ def _reopened(state: RepositoryState, event: PullRequestReopened) -> None:
         _forget_success(state, pr)
     pr.state, pr.reason = to, event.reason
     pr.tried.clear()
-    pr.generations = pr.rate_limits = pr.infra_failures = 0
+    pr.generations = pr.rate_limits = pr.infra_failures = pr.runner_deaths = 0
+    pr.not_before = 0.0
     pr.reached = True
     _make_ready(state, pr)
 

@@ -194,11 +194,15 @@ class AttemptRateLimited(_Event, frozen=True):
 
 
 class AttemptInterrupted(_Event, frozen=True):
-    """An attempt's processes ended before its verdict; what it left behind was looked for and ended."""
+    """An attempt's processes ended before its verdict; what it left behind was looked for and ended.
+
+    ``retry_at`` (POSIX seconds) is set when its runner died under it: what kills runners is tried later and later.
+    """
 
     attempt_id: str
     issue_number: int
     reason: str
+    retry_at: float | None = None
     blobs: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -307,7 +311,7 @@ class RepositoryRetired(_Event, frozen=True):
 
 
 class SweepRunEnded(_Event, frozen=True):
-    """A run ended in order. ``how``: ``finished``, ``interrupted`` or ``environment``."""
+    """A run ended in order. ``how``: ``finished``, ``interrupted``, ``environment`` or ``failed``."""
 
     run: str
     how: str
@@ -339,9 +343,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GovernorClaimed(_Event, frozen=True):
-    """A governor took the stream over; an earlier incarnation can grant nothing more."""
+    """A governor took the stream over; an earlier incarnation can grant nothing more. ``run``: its driver's run."""
 
     incarnation: str
+    run: str = ""
 
 
 class AccountsConfigured(_Event, frozen=True):

@@ -14,7 +14,7 @@ set -euo pipefail
 # shellcheck source=SCRIPTDIR/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-PACKAGES=${HEADRACE_DEMO_PACKAGES:-tabulate markupsafe toolz}
+PACKAGES=${HEADRACE_DEMO_PACKAGES:-tabulate markupsafe toolz iniconfig}
 SINCE=${HEADRACE_DEMO_SINCE:-2019-06-01}
 RELEASES=${HEADRACE_DEMO_RELEASES:-6}
 SWEEP=demo

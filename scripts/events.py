@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -32,10 +33,13 @@ def command(store: str, stream: str | None, types: tuple[str, ...], after: int, 
     with open_store(store, write=False) as opened:
         log = opened.log
         events = log.read_stream(stream, after=after) if stream else log.read_all(after=after)
-        for one in events:
-            if types and one.type not in types:
-                continue
-            sys.stdout.write((msgspec.json.encode(exported(one)).decode() if as_json else _line(one)) + "\n")
+        chosen = (one for one in events if not types or one.type in types)
+        try:
+            for one in chosen:
+                sys.stdout.write((msgspec.json.encode(exported(one)).decode() if as_json else _line(one)) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def exported(event: RecordedEvent) -> dict[str, object]:

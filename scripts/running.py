@@ -167,5 +167,6 @@ class Signals:
             )
         else:
             self._display.note("stopping at once")
-        if not self._display.started and self._switch.presses >= 1:
+        if not self._display.started:
+            self._display.note("nothing had begun; run the same command again to go on")
             sys.exit(130)

@@ -41,7 +41,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``status --json`` prints. ``state``: ``running``, or how the last run ended; ``lost`` if it did not end."""
+    """What ``status --json`` prints. ``last_run_ended``: how, or that it runs or was killed."""
 
     sweep: str
     store: str

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from events.pull_request import PrState
-from events.repository import PrRecord
+from events.records import PrRecord
 from scripts.reading import open_sweep, read_repository
 from store.read_models import AttemptRow, AttemptState
 

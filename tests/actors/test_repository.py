@@ -53,6 +53,10 @@ class World:
         self._data = rows_to_bytes(rows(1, pull_requests))
         self._count = pull_requests
 
+    def shorten(self, pull_requests: int) -> None:
+        """The timeline from now on."""
+        self._data, self._count = rows_to_bytes(rows(1, pull_requests)), pull_requests
+
     async def actor(self) -> RepositoryActor:
         digest = await LogClient(self.writer).put_blob(self._data)
         given = RepositoryRows(repository="o/r0", rows=digest, pull_requests=self._count)
@@ -134,3 +138,33 @@ def test_an_outcome_in_the_mailbox_counts_when_nobody_knows_of_the_attempt_any_m
     (succeeded,) = [one for _, one in events if isinstance(one, AttemptSucceeded)]
     assert succeeded.context == "c"
     assert len([one for _, one in events if isinstance(one, AttemptStarted)]) == 1
+
+
+def test_a_pull_request_that_a_shorter_timeline_no_longer_names_keeps_its_row(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 3, Script(seconds=0.01))
+        whole = await world.actor()
+        await whole._load()
+        world.shorten(2)
+        shorter = await world.actor()
+        await until("the shorter timeline is done", lambda: drained(shorter))
+
+    asyncio.run(run())
+    (repository,) = fold_repositories(read_events(f"sqlite:///{tmp_path}/log.db"))
+    assert repository.counts("s") == {"succeeded": 3}
+
+
+def test_stopping_leaves_no_attempt_unmarked_whatever_is_under_way(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 4, Script(seconds=20.0))
+        actor = await world.actor()
+
+        async def starting() -> bool:
+            return actor._acquiring is not None or bool((await actor.snapshot()).running)
+
+        await until("it asks for a slot or has started something", starting)
+        await actor.stop(0.0)
+        assert not (await actor.snapshot()).drained
+
+    asyncio.run(run())
+    check_events(read_events(f"sqlite:///{tmp_path}/log.db"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from events.decide import Admit, Claim, FillSlots, ImportContexts, Interrupt, TakeOutcome, is_drained
+from events.commands import Admit, Claim, FillSlots, ImportContexts, Interrupt, TakeOutcome
+from events.decide import is_drained
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
@@ -282,3 +283,116 @@ def test_success_is_recorded_with_the_context_that_was_verified() -> None:
     events = repository.do(TakeOutcome(attempt_id=attempt.attempt_id, outcome=outcome(context="made")))
     assert isinstance(events[0], AttemptSucceeded)
     assert repository.state.prs[1].context == "made"
+
+
+def known_context(number: int, *, inputs: str = "", context: str = "c") -> ImportedContext:
+    return ImportedContext(
+        context=context,
+        issue_number=number,
+        created_at=admission(number).created_at,
+        inputs=inputs or f"inputs-{number}",
+        rules=RULES,
+        attempt_id="old",
+    )
+
+
+def test_a_cache_hit_starts_the_cascade_like_any_success() -> None:
+    repository = Repository(rows=[admission(1), admission(2, seed=False), admission(90, seed=False)])
+    repository.do(ImportContexts(contexts=[known_context(1)]))
+    assert not repository.fill(1)
+    (queued,) = [one for one in repository.events if isinstance(one, NeighboursQueued)]
+    assert (queued.source, queued.issue_numbers) == (1, [2])
+    (attempt,) = repository.fill(1)
+    assert (attempt.issue_number, attempt.context) == (2, "c")
+
+
+def test_a_pull_request_verified_by_an_earlier_sweep_starts_the_cascade_of_a_later_one() -> None:
+    repository = Repository(1)
+    (attempt,) = repository.fill()
+    repository.end(attempt)
+    repository.do(Claim(incarnation="i2", sweep="t"))
+    rows = [admission(1), *(admission(n, seed=False) for n in (2, 3, 90))]
+    repository.do(Admit(sweep="t", rules=RULES, policy=policy(), pull_requests=rows))
+    assert sorted(repository.state.ready) == [2, 3]
+    assert repository.state.counts("t") == {"succeeded": 1, "queued": 2, "unreached": 1}
+
+
+def test_more_seeds_than_before_are_taken_up() -> None:
+    repository = Repository(*range(1, 11), tasks_per_repo=1)
+    assert len(repository.state.ready) == 1
+    rows = [admission(number) for number in range(1, 11)]
+    repository.do(Admit(sweep="s", rules=RULES, policy=policy(tasks_per_repo=4), pull_requests=rows))
+    assert len(repository.state.ready) == 4
+
+
+def test_two_contexts_of_one_pull_request_are_imported_once_and_the_fitting_one_is_found() -> None:
+    repository = Repository(1)
+    both = [known_context(1, inputs="older", context="a"), known_context(1, context="b")]
+    assert repository.do(ImportContexts(contexts=both))
+    assert repository.do(ImportContexts(contexts=both)) == []
+    repository.fill()
+    (hit,) = [one for one in repository.events if isinstance(one, CacheHit)]
+    assert hit.context == "b"
+
+
+def test_a_pull_request_that_alone_meets_infra_failures_waits_longer_and_longer_while_others_go_on() -> None:
+    repository = Repository(*range(1, 8))
+    waits = []
+    for number in range(8, 12):
+        repository.join(number)
+        attempts = {one.issue_number: one for one in repository.fill(8)}
+        assert 1 in attempts, "its own pause is over"
+        (failed, *_) = repository.end(attempts.pop(1), verified=False, cls=FailureClass.INFRA)
+        assert isinstance(failed, AttemptFailed)
+        assert failed.retry_at is not None
+        waits.append(failed.retry_at - repository.now)
+        for one in attempts.values():
+            repository.end(one)
+        assert repository.state.infra_streak == 0
+        assert not repository.fill(8), "the others are verified, and its own pause lasts"
+        repository.now = failed.retry_at
+    assert waits == [2.0, 4.0, 8.0, 16.0]
+
+
+def test_failures_of_one_outage_count_as_one() -> None:
+    repository = Repository(*range(1, 9))
+    attempts = repository.fill(8)
+    for attempt in attempts:
+        repository.end(attempt, verified=False, cls=FailureClass.INFRA)
+        repository.now += 0.1
+    assert repository.state.infra_streak == 1
+    assert repository.state.next_start() == 1_000_002.0
+
+
+def test_what_kills_its_runner_is_tried_later_and_later_and_what_a_run_left_is_not() -> None:
+    repository = Repository(1)
+    waits = []
+    for _ in range(3):
+        (attempt,) = repository.fill()
+        (event,) = repository.do(Interrupt(attempt_id=attempt.attempt_id, reason="gone", runner_died=True))
+        assert isinstance(event, AttemptInterrupted)
+        assert event.retry_at is not None
+        waits.append(event.retry_at - repository.now)
+        assert not repository.fill()
+        repository.now = event.retry_at
+    assert waits == [2.0, 4.0, 8.0]
+    (attempt,) = repository.fill()
+    repository.do(Interrupt(attempt_id=attempt.attempt_id, reason="an earlier run"))
+    assert repository.fill()
+
+
+def test_the_window_bounds_each_side_by_itself() -> None:
+    repository = Repository(try_default=False, generate=True, max_candidates=10)
+    contexts = {0: "far", 95: "left", 101: "near", 102: "second", 103: "third"}
+    for day, context in contexts.items():
+        repository.join(day + 1, try_default=False, generate=True, max_candidates=10)
+        while repository.state_of(day + 1) != "succeeded":
+            (attempt,) = repository.fill(1, agent="claude")
+            generated = attempt.stage is Stage.LLM_GENERATE
+            repository.end(attempt, verified=generated, context=context if generated else attempt.context)
+    repository.join(101, try_default=False, generate=True, max_candidates=10)
+    tried = []
+    while (attempt := repository.fill(1, agent="claude")[0]).stage is Stage.TRY_SIMILAR:
+        tried.append(attempt.context)
+        repository.end(attempt, verified=False)
+    assert tried == ["left", "near", "second", "third"]

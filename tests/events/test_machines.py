@@ -10,7 +10,8 @@ import pytest
 from events import governor, sweep
 from events.errors import IllegalTransition
 from events.pull_request import TRANSITIONS, PrState, next_state
-from events.repository import InFlight, RepositoryState, evolve
+from events.records import InFlight
+from events.repository import RepositoryState, evolve
 from events.types import (
     Account,
     AccountsConfigured,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from events.decide import Admit, Claim, Command, FillSlots, Slot, TakeOutcome, decide
+from events.commands import Admit, Claim, Command, FillSlots, Slot, TakeOutcome
+from events.decide import decide
 from events.repository import RepositoryState, evolve
 from events.types import Admission, AttemptStarted, RepositoryEvent
 from events.work import CascadePolicy, FailureClass, Level, Outcome, VerificationRules

@@ -1,0 +1,68 @@
+"""What a shell may ask of a repository's core. Ids come with the command; times come beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from events.types import Admission, ImportedContext
+from events.work import CascadePolicy, Outcome, VerificationRules
+
+__all__ = ["Admit", "Claim", "Command", "FillSlots", "ImportContexts", "Interrupt", "Slot", "TakeOutcome"]
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """An actor takes the stream over for a sweep."""
+
+    incarnation: str
+    sweep: str
+
+
+class Admit(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep's pull requests of this repository."""
+
+    sweep: str
+    rules: VerificationRules
+    policy: CascadePolicy
+    pull_requests: list[Admission]
+
+
+class ImportContexts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the build-context cache knows of this repository."""
+
+    contexts: list[ImportedContext]
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """A leased place on a runner, and the id that an attempt in it would get. ``agent``: may pay that agent."""
+
+    attempt_id: str
+    lease: str
+    runner: str
+    agent: str | None = None
+
+
+class FillSlots(msgspec.Struct, frozen=True, kw_only=True):
+    """Slots are free: what shall run in them?"""
+
+    slots: Sequence[Slot]
+
+
+class TakeOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt has ended."""
+
+    attempt_id: str
+    outcome: Outcome
+
+
+class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's processes are gone and it left no outcome."""
+
+    attempt_id: str
+    reason: str
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
+    runner_died: bool = False
+
+
+Command = Claim | Admit | ImportContexts | FillSlots | TakeOutcome | Interrupt
