@@ -30,11 +30,20 @@ except ImportError:
 sys.exit(int(setuptools.__version__.split(".")[0]) >= 64)'
 }
 
+# A release of this very package may be in the environment, because something that the tests need depends on it: unlike
+# pip, setup.py would leave it there, and it would be imported instead of the checkout.
+develop() {
+    local name
+    name=$(python setup.py --name 2>/dev/null | tail -n 1)
+    [ -z "$name" ] || python -m pip uninstall --yes --quiet "$name"
+    python setup.py develop --no-deps
+}
+
 pip_install() { python -m pip install --no-deps "$@" .; }
 
 way "editable, build requirements of the environment" pip_install --no-build-isolation --editable
 if old_setuptools; then
-    way "setup.py develop" python setup.py develop --no-deps
+    way "setup.py develop" develop
 fi
 way "editable, build requirements of its own" pip_install --editable
 way "regular, build requirements of its own" pip_install
