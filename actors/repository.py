@@ -167,6 +167,8 @@ class RepositoryActor:
             logger.opt(exception=exc).error("{} stops", self._name)
         self._stopping = True
         self._wake.set()
+        if self._renewing is not None:  # what it holds is free again soon, also if nobody can reach this actor any more
+            self._renewing.cancel()
 
     # ------------------------------------------------------------ starting
 
