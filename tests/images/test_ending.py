@@ -144,14 +144,23 @@ def test_reaping_takes_the_named_attempts_of_one_log_and_nothing_else(bench: Tes
         bench.engine.remove_container(foreign)
 
 
-def test_orphans_of_shared_tiers_go_only_when_nobody_holds_their_lock(bench: TestBench) -> None:
+def test_orphans_of_shared_tiers_go_only_when_nobody_holds_their_lock_and_no_pull_requests_build(
+    bench: TestBench,
+) -> None:
     builder = bench.builder()
     key = uuid.uuid4().hex
-    labels = {LABEL_TIER: TIER_BUILDING, LABEL_KEY: key, LABEL_NODE: builder.node, LABEL_LOG: bench.log_id}
-    orphan = make_container(bench, labels)
-    with file_lock(bench.cache_dir / "locks" / f"{key}.lock"):
-        assert orphan not in builder.reap_orphans()
-    assert orphan in builder.reap_orphans()
+    labels = {LABEL_TIER: TIER_BUILDING, LABEL_KEY: key, LABEL_NODE: builder.node}
+    of_a_pull_request = make_container(bench, {**labels, LABEL_LOG: bench.log_id})
+    base, *_ = bench.engine.api.images(filters={"label": f"{LABEL_TIER}=base"})
+    made = bench.engine.api.create_container(base["Id"], ["sleep", "300"], entrypoint=[], labels=labels)
+    bench.engine.api.start(made["Id"])
+    try:
+        with file_lock(bench.cache_dir / "locks" / f"{key}.lock"):
+            assert builder.reap_orphans() == []
+        assert builder.reap_orphans() == [made["Id"]]
+        assert own_containers(bench) == [of_a_pull_request]
+    finally:
+        bench.engine.remove_container(made["Id"])
 
 
 def test_removing_a_container_that_is_gone_is_no_error(bench: TestBench) -> None:
