@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from loguru import logger
 
+from actors import faults
 from actors.gateway import Ref
 from actors.log_client import LogClient
 from events.commands import Interrupt, TakeOutcome
@@ -94,6 +95,7 @@ class AttemptFollower:
                 return TakeOutcome(attempt_id=attempt_id, outcome=blobs)
             outcome = await self._log.reported_outcome(attempt_id)
             if outcome is None:
+                faults.hit(faults.REPOSITORY_BEFORE_INTERRUPT)
                 return Interrupt(attempt_id=attempt_id, reason=why, blobs=blobs, runner_died=runner_died)
         return TakeOutcome(attempt_id=attempt_id, outcome=outcome)
 

@@ -15,10 +15,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 from loguru import logger
 
+from actors import faults
 from actors.gateway import Ref
 from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
@@ -52,6 +52,7 @@ class RateLimitGovernor:
         self._accounts, self._clock, self._run_id = accounts, clock, run
         self._stream = StreamWriter(LogClient(writer), GOVERNOR, clock=clock, new_id=new_id)
         self._state = machine.GovernorState()
+        self._incarnation = new_id()
         self._requests: deque[_Request] = deque()
         self._releases: list[str] = []
         self._renewed: dict[str, float] = {}
@@ -136,10 +137,8 @@ class RateLimitGovernor:
         self._requests.clear()
 
     async def _start(self) -> None:
-        async for event in self._stream.load():
-            machine.evolve(self._state, cast(GovernorEvent, event))
-        earlier_run = self._state.run != self._run_id
-        await self._record([GovernorClaimed(incarnation=new_id(), run=self._run_id)])
+        earlier_run = await self._claim()
+        faults.hit(faults.GOVERNOR_CLAIMED)
         if earlier_run:  # it held the log's lock, which we have now: all its holders are dead
             reason = "their holders ended with an earlier run"
             await self._record(machine.expire(self._state, list(self._state.leases), reason=reason))
@@ -147,7 +146,29 @@ class RateLimitGovernor:
         now = self._clock()
         self._renewed = dict.fromkeys(self._state.leases, now)
 
+    async def _claim(self) -> bool:
+        """Loads the stream and claims it; returns whether an earlier run of a driver had it.
+
+        An earlier incarnation that still appends meanwhile only has it read anew; a later one that has claimed it
+        meanwhile (ids grow with time) keeps it.
+        """
+        seen = ""
+        conflict: VersionConflict | None = None
+        while True:
+            self._state = await self._stream.load()
+            if conflict is not None and seen != self._state.incarnation > self._incarnation:
+                raise conflict
+            seen, earlier_run = self._state.incarnation, self._state.run != self._run_id
+            try:
+                await self._record([GovernorClaimed(incarnation=self._incarnation, run=self._run_id)])
+            except VersionConflict as exc:
+                conflict = exc
+                logger.info("governor: another incarnation still writes; reading again ({})", exc)
+            else:
+                return earlier_run
+
     async def _turn(self) -> None:
+        faults.hit(faults.GOVERNOR_BEFORE_TURN)
         releases, self._releases = self._releases, []
         await self._record(machine.release(self._state, releases))
         for lease_id in releases:
@@ -174,6 +195,7 @@ class RateLimitGovernor:
         if not events:
             return
         await self._record(events)
+        faults.hit(faults.GOVERNOR_GRANTED)
         now = self._clock()
         granted: dict[_Request, list[Lease]] = {}
         for request, wish in wishes:
@@ -190,3 +212,4 @@ class RateLimitGovernor:
         await self._stream.append(events)
         for event in events:
             machine.evolve(self._state, event)
+        await self._stream.keep(self._state)

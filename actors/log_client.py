@@ -1,9 +1,9 @@
 """How actors reach the log: streams with an expected version, repeated with the same ids until the answer is known.
 
-A :class:`StreamWriter` holds one stream: it loads it, folds nothing itself, and appends events under the version that
-it knows. What it promises: when ``append`` returns, the events are durable, exactly once, directly behind what was
-loaded. When somebody else has appended to the stream meanwhile, it raises ``VersionConflict`` and stays unusable: its
-owner is stale and has to stop.
+A :class:`StreamWriter` holds one stream: it loads its state, from a snapshot where there is one, and appends events
+under the version that it knows. What it promises: when ``append`` returns, the events are durable, exactly once,
+directly behind what was loaded. When somebody else has appended to the stream meanwhile, it raises ``VersionConflict``
+and stays unusable: its owner is stale and has to stop.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from loguru import logger
+
+from actors import faults
 from actors.gateway import ActorGone, Ref
-from actors.log_writer import pack, unpack_events
+from actors.log_writer import pack, unpack_events, unpack_snapshot
 from events import codec
-from events.errors import LogUnavailable
-from events.types import Event, OutcomeReported
+from events.errors import LogError, LogUnavailable
+from events.replay import StreamFold
+from events.streams import State, machine_of
+from events.types import Event
 from events.work import Outcome
 from store.blobs import BlobStore
-from store.log import Append, Appended, NewEvent
+from store.log import Append, Appended, NewEvent, RecordedEvent, Snapshot
 from store.read_models import CachedContext
+from store.snapshots import usable_state
 
 __all__ = ["LogClient", "RemoteBlobs", "StreamWriter", "insist", "new_event"]
 
 RETRY_S = 0.2
 RETRY_FOR_S = 120.0
+SNAPSHOT_EVERY = 1_000
+"""Events between two snapshots of a stream: what opening it reads at most beyond the snapshot."""
 
 
 def new_event(event: Event, event_id: str) -> NewEvent:
@@ -56,22 +64,27 @@ class LogClient:
             return result
         raise result
 
-    async def read(self, stream: str, *, after: int = 0) -> AsyncIterator[Event]:
-        """The events of a stream, decoded, in order."""
-        while True:
-            page = unpack_events(await self._insist("read", stream, after))
-            if not page:
-                return
-            for one in page:
-                yield codec.decode(one.type, one.schema, one.data)
+    async def read(self, stream: str, *, after: int = 0) -> AsyncIterator[list[RecordedEvent]]:
+        """The events of a stream, in order, in pages."""
+        while page := unpack_events(await self._insist("read", stream, after)):
+            yield page
             after = page[-1].version
+
+    async def snapshot(self, stream: str) -> Snapshot | None:
+        """The snapshot of a stream, if there is one that belongs to its history."""
+        return unpack_snapshot(await self._insist("snapshot", stream))
+
+    async def put_snapshot(self, stream: str, *, version: int, shape: str, state: bytes) -> None:
+        """Stores a snapshot in place of the stream's last one."""
+        await self._insist("put_snapshot", stream, version, shape, state)
 
     async def reported_outcome(self, attempt_id: str) -> Outcome | None:
         """What a runner left in the mailbox of an attempt."""
-        async for event in self.read(f"attempt:{attempt_id}"):
-            if isinstance(event, OutcomeReported):
-                return event.outcome
-        return None
+        fold = StreamFold(f"attempt:{attempt_id}")
+        async for page in self.read(fold.stream):
+            fold.take_all((one.version, one.type, one.schema, one.data) for one in page)
+        outcome: Outcome | None = fold.state.outcome
+        return outcome
 
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
@@ -104,21 +117,48 @@ class StreamWriter:
 
     def __init__(self, log: LogClient, stream: str, *, clock: Callable[[], float], new_id: Callable[[], str]) -> None:
         self.log, self.stream, self.version = log, stream, 0
+        self._kept = 0
         self._clock, self._new_id = clock, new_id
 
-    async def load(self) -> AsyncIterator[Event]:
-        """The whole stream from its start; afterwards ``version`` is its head."""
-        self.version = 0
-        async for event in self.log.read(self.stream):
-            self.version += 1
-            yield event
+    async def load(self) -> Any:
+        """The state of the stream at its head, as its machine folds it; afterwards ``version`` is that head.
+
+        Raises:
+            UnknownEventType, ReplayDivergence: naming stream and version.
+            LogUnavailable: the log could not be read for two minutes.
+        """
+        fold = StreamFold(self.stream, state=usable_state(await self.log.snapshot(self.stream)))
+        self._kept = fold.state.version
+        async for page in self.log.read(self.stream, after=fold.state.version):
+            fold.take_all((one.version, one.type, one.schema, one.data) for one in page)
+        self.version = fold.state.version
+        return fold.state
+
+    async def keep(self, state: State, *, every: int = SNAPSHOT_EVERY) -> None:
+        """Stores ``state``, which is that of ``version``, as a snapshot, if ``every`` events came since the last one.
+
+        A failure is only warned of: the events are in the log, the next snapshot comes later.
+        """
+        if self.version - self._kept < every:
+            return
+        found = machine_of(self.stream)
+        assert found is not None  # noqa: S101 - what a stream writer loads has a machine
+        machine, self._kept = found[0], self.version
+        try:
+            await self.log.put_snapshot(
+                self.stream, version=self.version, shape=machine.shape, state=machine.pack(state)
+            )
+        except LogError as exc:
+            logger.warning("no snapshot of {} at version {}: {}", self.stream, self.version, exc)
 
     async def append(self, events: Sequence[Event]) -> None:
         """Appends behind what this writer knows; raises ``VersionConflict`` when it is stale."""
         if not events:
             return
         batch = [new_event(event, self._new_id()) for event in events]
+        faults.hit(faults.STREAM_BEFORE_APPEND)
         appended = await self.log.append(self.stream, self.version, batch, at=self._clock())
+        faults.hit(faults.STREAM_AFTER_APPEND)
         self.version = appended.version
 
 

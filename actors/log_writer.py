@@ -15,18 +15,21 @@ from typing import TypeVar
 
 import msgspec
 
+from actors import faults
 from store.blobs import FileBlobs
-from store.log import Append, Appended, RecordedEvent, Refused
+from store.log import Append, Appended, RecordedEvent, Refused, Snapshot
 from store.opening import Store, open_store
 from store.read_models import CachedContext
+from store.snapshots import find_snapshot, save_snapshot
 
-__all__ = ["LogWriter", "OpenedLog", "pack", "unpack_events"]
+__all__ = ["LogWriter", "OpenedLog", "pack", "unpack_events", "unpack_snapshot"]
 
 T = TypeVar("T")
 READ_PAGE = 2_000
 _encoder = msgspec.msgpack.Encoder()
 _appends = msgspec.msgpack.Decoder(list[Append])
 _events = msgspec.msgpack.Decoder(list[RecordedEvent])
+_snapshot = msgspec.msgpack.Decoder(Snapshot)
 
 
 def pack(value: object) -> bytes:
@@ -39,6 +42,11 @@ def unpack_events(data: bytes) -> list[RecordedEvent]:
     return _events.decode(data)
 
 
+def unpack_snapshot(data: bytes) -> Snapshot | None:
+    """What :meth:`LogWriter.snapshot` returned."""
+    return _snapshot.decode(data) if data else None
+
+
 class OpenedLog(msgspec.Struct, frozen=True):
     """What a log calls itself, and the folder of its blobs as its own node sees it (empty: it has none)."""
 
@@ -47,10 +55,10 @@ class OpenedLog(msgspec.Struct, frozen=True):
 
 
 class LogWriter:
-    """Owns one store. ``url`` and ``holder`` are those of ``open_store``."""
+    """Owns one store. ``url`` and ``holder`` are those of ``open_store``, for which ``opener`` may stand in."""
 
-    def __init__(self, url: str, holder: str) -> None:
-        self._url, self._holder = url, holder
+    def __init__(self, url: str, holder: str, opener: Callable[..., Store] = open_store) -> None:
+        self._url, self._holder, self._opener = url, holder, opener
         self._store: Store | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
         self._waiting: list[tuple[list[Append], asyncio.Future[list[Appended | Refused]]]] = []
@@ -81,6 +89,21 @@ class LogWriter:
 
         return await self._in_thread(page)
 
+    async def snapshot(self, stream: str) -> bytes:
+        """The packed snapshot of a stream, or nothing."""
+
+        def found() -> bytes:
+            snapshot = find_snapshot(self._opened().log, stream)
+            return b"" if snapshot is None else pack(snapshot)
+
+        return await self._in_thread(found)
+
+    async def put_snapshot(self, stream: str, version: int, shape: str, state: bytes) -> None:
+        """Stores a snapshot; raises as ``save_snapshot``."""
+        await self._in_thread(
+            lambda: save_snapshot(self._opened().log, stream, version=version, shape=shape, state=state)
+        )
+
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
         return await self._in_thread(lambda: self._opened().models.contexts_of(owner, repo))
@@ -108,11 +131,14 @@ class LogWriter:
 
     def _opened(self) -> Store:
         if self._store is None:
-            self._store = open_store(self._url, write=True, holder=self._holder)
+            self._store = self._opener(self._url, write=True, holder=self._holder)
         return self._store
 
     def _append(self, batches: list[Append]) -> list[Appended | Refused]:
-        return self._opened().log.append_many(batches)
+        faults.hit(faults.WRITER_BEFORE_COMMIT)
+        results = self._opened().log.append_many(batches)
+        faults.hit(faults.WRITER_AFTER_COMMIT)
+        return results
 
     async def _commit(self) -> None:
         while self._waiting:

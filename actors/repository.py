@@ -19,6 +19,7 @@ from typing import Any, cast
 import msgspec
 from loguru import logger
 
+from actors import faults
 from actors.admission import admissions, rows_by_number
 from actors.attempts import AttemptFollower
 from actors.gateway import ActorGone, Ref
@@ -37,6 +38,8 @@ __all__ = ["RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "Running
 
 RENEW_S = 5.0
 GRACE_S = 6.0
+KEEP_DRAINED_EVERY = 100
+"""A drained stream is read by every later status and run: it gets a snapshot after this many events already."""
 
 
 class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +64,10 @@ class RunningAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepositorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository as it stands. ``infra_until``: when it tries again after infra failures; 0.0: now."""
+    """A repository as it stands. ``infra_until``: when it tries again after infra failures; 0.0: now.
+
+    ``superseded``: ``failure`` is that another actor has claimed the stream.
+    """
 
     repository: str
     counts: dict[str, int]
@@ -72,6 +78,7 @@ class RepositorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     infra_until: float
     infra_message: str = ""
     failure: str = ""
+    superseded: bool = False
 
 
 class RepositoryActor:
@@ -81,6 +88,7 @@ class RepositoryActor:
         self._rows, self._config, self._clock = rows, config, clock
         self._name = f"repository:{rows.repository}"
         self._state = RepositoryState(repository=rows.repository)
+        self._incarnation = new_id()
         self._log = LogClient(config.writer)
         self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=new_id)
         self._follower = AttemptFollower(self._log, {ref.name: ref for ref in config.runners})
@@ -96,6 +104,7 @@ class RepositoryActor:
         self._ended = 0
         self._infra_message = ""
         self._failure = ""
+        self._superseded = False
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -124,6 +133,7 @@ class RepositoryActor:
             infra_until=state.not_before,
             infra_message=self._infra_message,
             failure=self._failure,
+            superseded=self._superseded,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -135,7 +145,7 @@ class RepositoryActor:
         if self._acquiring is not None:
             await asyncio.wait([self._acquiring], timeout=GRACE_S)
         await self._wait_for_attempts(drain_s)
-        for runner in {one.runner for one in self._state.inflight.values()}:
+        for runner in dict.fromkeys(one.runner for one in self._state.inflight.values()):
             mine = [one.attempt_id for one in self._state.inflight.values() if one.runner == runner]
             await self._follower.cancel(runner, mine)
         await self._wait_for_attempts(GRACE_S)
@@ -154,12 +164,15 @@ class RepositoryActor:
                 await self._turn()
             if not self._stopping:
                 await self._leave()
+                async with self._commit:
+                    await self._stream.keep(self._state, every=KEEP_DRAINED_EVERY)
         except Exception as exc:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
         """Keeps why this actor cannot go on; it starts nothing more. What runs is ended by whoever stops it."""
         if isinstance(exc, VersionConflict):
+            self._superseded = True
             self._failure = f"another actor took {self._name} over; this one stops ({exc})"
             logger.warning(self._failure)
         else:
@@ -174,9 +187,8 @@ class RepositoryActor:
 
     async def _load(self) -> None:
         config = self._config
-        async for event in self._stream.load():
-            evolve(self._state, cast(RepositoryEvent, event))
-        await self._decide(Claim(incarnation=new_id(), sweep=config.sweep))
+        await self._claim()
+        faults.hit(faults.REPOSITORY_CLAIMED)
         rows = rows_by_number(await self._log.get_blob(self._rows.rows))
         await self._follow_survivors()
         owner, _, repo = self._rows.repository.partition("/")
@@ -197,6 +209,27 @@ class RepositoryActor:
         for blob, numbers in wanted.items():
             rows = rows_by_number(await self._log.get_blob(blob))
             self._pull_requests.update((number, rows[number]) for number in numbers)
+
+    async def _claim(self) -> None:
+        """Loads the stream and claims it.
+
+        An earlier incarnation that still appends meanwhile only has it read anew; a later one that has claimed it
+        meanwhile (ids grow with time) keeps it.
+        """
+        seen = ""
+        conflict: VersionConflict | None = None
+        while True:
+            self._state = await self._stream.load()
+            if conflict is not None and seen != self._state.incarnation > self._incarnation:
+                raise conflict
+            seen = self._state.incarnation
+            try:
+                await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
+            except VersionConflict as exc:
+                conflict = exc
+                logger.info("{}: another incarnation still writes; reading again ({})", self._name, exc)
+            else:
+                return
 
     def _is_news(self, one: CachedContext) -> bool:
         known = self._state.prs.get(one.issue_number)
@@ -239,6 +272,7 @@ class RepositoryActor:
             leases = cast(
                 list[Lease], await self._governor("acquire", self._name, RUNNERS, min(count, len(self._config.runners)))
             )
+            faults.hit(faults.REPOSITORY_LEASED)
             await self._fill(leases)
         except Exception as exc:
             self._fail(exc)
@@ -254,6 +288,7 @@ class RepositoryActor:
             slots.append(Slot(attempt_id=new_id(), lease=lease.lease_id, runner=runner))
         events = [] if self._stopping else await self._decide(FillSlots(slots=slots))
         started = [one for one in events if isinstance(one, AttemptStarted)]
+        faults.hit(faults.REPOSITORY_BEFORE_ACTING)
         for one in started:
             self._since[one.attempt_id] = self._clock()
             self._spawn(self._finish(one.attempt_id, self._follower.perform(self._order(one))))
@@ -290,7 +325,9 @@ class RepositoryActor:
             self._ended += 1
             self._since.pop(attempt_id, None)
             if attempt is not None:
+                faults.hit(faults.REPOSITORY_BEFORE_RELEASE)
                 await self._release([attempt.lease])
+                faults.hit(faults.REPOSITORY_AFTER_RELEASE)
                 await self._follower.forget(attempt)
         except Exception as exc:
             self._fail(exc)
@@ -308,6 +345,7 @@ class RepositoryActor:
             await self._stream.append(events)
             for event in events:
                 evolve(self._state, event)
+            await self._stream.keep(self._state)
             return events
 
     # ------------------------------------------------------------ leases

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 from loguru import logger
 
+from actors import faults
 from actors.gateway import Ref, this_node
 from actors.log_client import RemoteBlobs, insist, new_event
 from actors.log_writer import pack
@@ -67,6 +68,7 @@ class AgentRunner:
         self._name, self._config = name, config
         self._jobs: dict[str, _Job] = {}
         self._cancelled_early: set[str] = set()
+        self._ended: set[str] = set()
         self._lock = threading.Lock()
         self._bench: Workbench | None = None
 
@@ -85,6 +87,8 @@ class AgentRunner:
         """Does a work order and returns its outcome, which is durable by then. See the module for repetition."""
         with self._lock:
             job = self._jobs.get(order.attempt_id)
+            if job is None and order.attempt_id in self._ended:
+                return _never_begun(order)
             mine = job is None
             if job is None:
                 job = self._jobs[order.attempt_id] = _Job()
@@ -126,7 +130,17 @@ class AgentRunner:
         return self._workbench().reap(log_id=self._config.log_id, keep=frozenset())
 
     def end_attempt(self, attempt_id: str) -> None:
-        """Ends what one interrupted attempt left on this node's engine."""
+        """Ends an attempt that its repository has lost, here and on this node's engine.
+
+        If it is under way after all, it is cancelled and its outcome is in the mailbox when this returns; if its order
+        is still on its way, it will not begin.
+        """
+        with self._lock:
+            self._ended.add(attempt_id)
+            job = self._jobs.get(attempt_id)
+        if job is not None:
+            job.cancel.set()
+            job.done.wait()
         self._workbench().end(attempt_id)
 
     def salvage(self, attempt_id: str) -> dict[str, str]:
@@ -150,6 +164,7 @@ class AgentRunner:
 
     def _do(self, order: WorkOrder, job: _Job) -> Outcome:
         try:
+            faults.hit(faults.RUNNER_BEFORE_WORK)
             return self._workbench().perform(order, cancel=job.cancel)
         except Exception as exc:  # a defect here must not count against the pull request, nor stop the sweep
             logger.exception("attempt {} of {} met a defect", order.attempt_id, order.pull_request.name)
@@ -165,7 +180,22 @@ class AgentRunner:
         """Leaves the outcome in the mailbox, which holds one: a second, other outcome is an error."""
         event = OutcomeReported(attempt_id=order.attempt_id, outcome=outcome)
         batch = Append(f"attempt:{order.attempt_id}", 0, [new_event(event, f"{order.attempt_id}:outcome")], time.time())
+        faults.hit(faults.RUNNER_BEFORE_REPORT)
         (result,) = insist(self._config.writer, "append", pack([batch]))
+        faults.hit(faults.RUNNER_AFTER_REPORT)
         if isinstance(result, Appended):
             return outcome
         raise result
+
+
+def _never_begun(order: WorkOrder) -> Outcome:
+    """The outcome of an order that came after its attempt had been ended; nobody has to know of it."""
+    return Outcome(
+        verified=False,
+        level=order.rules.level,
+        stage="runner",
+        failure_class=FailureClass.INFRA,
+        message="its attempt had been ended before it came",
+        context=order.context,
+        cancelled=True,
+    )

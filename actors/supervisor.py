@@ -13,14 +13,15 @@ import asyncio
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from loguru import logger
 
-from actors import gateway
+from actors import faults, gateway
 from actors.gateway import ActorGone, Placement, Ref
 from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
@@ -42,6 +43,8 @@ AT_WORK_S = 60.0
 """An attempt that has run for longer has an engine that answers."""
 STOP_S = 9.0
 """Beyond its drain time, what stopping a repository may take: Ctrl-C promises 15 s in all."""
+TAKE_BACKS = 3
+"""How often a repository is taken back from an actor that outlived its connections and claimed its stream anew."""
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,16 +79,22 @@ class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SweepSupervisor:
-    """See the module."""
+    """See the module. ``spawn`` is ``gateway.spawn``, or what stands in for it without Ray."""
 
-    def __init__(self, config: SupervisorConfig, clock: Callable[[], float] = time.time) -> None:
-        self._config, self._clock = config, clock
+    def __init__(
+        self,
+        config: SupervisorConfig,
+        clock: Callable[[], float] = time.time,
+        spawn: Callable[..., Ref] = gateway.spawn,
+    ) -> None:
+        self._config, self._clock, self._spawn_actor = config, clock, spawn
         self._stream = StreamWriter(LogClient(config.writer), f"sweep:{config.sweep}", clock=clock, new_id=new_id)
         self._state = machine.SweepState(sweep=config.sweep)
         self._run_id = new_id()
         self._runners: list[Ref] = []
         self._actors: dict[str, Ref] = {}
         self._snapshots: dict[str, RepositorySnapshot] = {}
+        self._take_backs: Counter[str] = Counter()
         self._main: asyncio.Task[None] | None = None
         self._phase, self._message = "starting", ""
         self._drain_s = 0.0
@@ -140,11 +149,11 @@ class SweepSupervisor:
         self._phase, self._message = phase, message
 
     async def _run(self) -> None:
-        async for event in self._stream.load():
-            machine.evolve(self._state, cast(SweepEvent, event))
+        self._state = await self._stream.load()
         host, pid = socket.gethostname(), os.getpid()
         workers = self._config.workers
         await self._record(SweepRunStarted(run=self._run_id, host=host, pid=pid, workers=workers))
+        faults.hit(faults.SUPERVISOR_RUN_STARTED)
         starting = asyncio.create_task(self._start_runners())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -183,16 +192,18 @@ class SweepSupervisor:
         placement = Placement(threads=16, needs_runner_slot=True)
         for index in range(self._config.workers):
             name = f"runner:{self._run_id[-8:]}:{index}"
-            self._runners.append(gateway.spawn(AgentRunner, name, self._config.runner, name=name, placement=placement))
+            self._runners.append(
+                self._spawn_actor(AgentRunner, name, self._config.runner, name=name, placement=placement)
+            )
         try:
             async with asyncio.timeout(READY_S + PLACED_S):
-                answers = await asyncio.gather(*(ref.call("ready", READY_S) for ref in self._runners))
+                answers = await asyncio.gather(*(_insist(ref, "ready", READY_S) for ref in self._runners))
             why = next((answer for answer in answers if answer is not None), None)
             if why is not None:
                 return f"the Docker engine of a runner does not answer: {why}"
-            nodes = await asyncio.gather(*(ref.call("node") for ref in self._runners))
+            nodes = await asyncio.gather(*(_insist(ref, "node") for ref in self._runners))
             for ref in dict(zip(nodes, self._runners, strict=True)).values():
-                ended = await ref.call("reap")
+                ended = await _insist(ref, "reap")
                 if ended:
                     logger.info("ended {} containers that an earlier run had left", len(ended))
         except TimeoutError:
@@ -209,6 +220,7 @@ class SweepSupervisor:
                 return
             if name not in self._actors and name not in self._set_aside:
                 await self._record(RepositoryActivated(repository=name))
+                faults.hit(faults.SUPERVISOR_ACTIVATED)
                 self._spawn(name)
 
     def _spawn(self, repository: str) -> None:
@@ -223,7 +235,7 @@ class SweepSupervisor:
             runners=self._runners,
         )
         rows = self._state.repositories[repository].rows
-        self._actors[repository] = gateway.spawn(RepositoryActor, rows, shared, name=f"repository:{repository}")
+        self._actors[repository] = self._spawn_actor(RepositoryActor, rows, shared, name=f"repository:{repository}")
 
     async def _look_round(self) -> None:
         """Takes a snapshot of every live repository; retires the drained, spawns anew what is gone for good."""
@@ -236,6 +248,12 @@ class SweepSupervisor:
 
         for name, found in await asyncio.gather(*(snapshot(name, ref) for name, ref in self._actors.items())):
             if found is None:
+                self._spawn(name)
+                continue
+            if found.superseded and self._take_backs[name] < TAKE_BACKS:
+                logger.warning("{}: taking it back: {}", name, found.failure)
+                self._take_backs[name] += 1
+                self._actors.pop(name).kill()
                 self._spawn(name)
                 continue
             self._snapshots[name] = found
@@ -255,6 +273,7 @@ class SweepSupervisor:
         succeeded, failed = found.counts.get("succeeded", 0), found.counts.get("failed", 0)
         unreached = sum(found.counts.values()) - succeeded - failed
         await self._record(RepositoryRetired(repository=name, succeeded=succeeded, failed=failed, unreached=unreached))
+        faults.hit(faults.SUPERVISOR_RETIRED)
         self._actors.pop(name).kill()
         self._snapshots.pop(name, None)
 
@@ -292,3 +311,20 @@ class SweepSupervisor:
     async def _record(self, event: SweepEvent) -> None:
         await self._stream.append([event])
         machine.evolve(self._state, event)
+        await self._stream.keep(self._state)
+
+
+async def _insist(runner: Ref, method: str, *args: object) -> Any:
+    """Asks a runner, again while it is away: it comes back by itself, and what is asked here may be repeated.
+
+    Raises:
+        ActorGone: it stayed away for a minute.
+    """
+    deadline = asyncio.get_running_loop().time() + READY_S
+    while True:
+        try:
+            return await runner.call(method, *args)
+        except ActorGone:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(POLL_S)

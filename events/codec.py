@@ -8,14 +8,15 @@ fails loudly and names it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from functools import partial
+from typing import Any, cast, get_args
 
 import msgspec
 
 from events.errors import UnknownEventType
 from events.types import Event
 
-__all__ = ["EVENT_TYPES", "SCHEMAS", "UPCASTERS", "decode", "encode", "schema_of"]
+__all__ = ["EVENT_TYPES", "SCHEMAS", "UPCASTERS", "decode", "encode", "reader", "schema_of"]
 
 EVENT_TYPES: Mapping[str, type[msgspec.Struct]] = {cls.__name__: cls for cls in get_args(Event)}
 """Every event type by the name under which it is stored."""
@@ -40,6 +41,13 @@ def schema_of(event: Event) -> int:
 def encode(event: Event) -> bytes:
     """The JSON object of ``event``, without its type."""
     return _encoder.encode(event)
+
+
+def reader(type_: str, schema: int) -> Callable[[bytes | str], Event]:
+    """What reads all events of one type and schema; raises as :func:`decode`, or ``msgspec.DecodeError``."""
+    if SCHEMAS.get(type_) == schema:
+        return cast(Callable[[bytes | str], Event], _decoders[type_].decode)
+    return partial(decode, type_, schema)
 
 
 def decode(type_: str, schema: int, data: bytes | str) -> Event:
@@ -68,5 +76,9 @@ def _upcast(type_: str, schema: int, current: int, data: bytes | str) -> Event:
         upcaster = UPCASTERS.get((type_, step))
         if upcaster is None:
             raise UnknownEventType(type_=type_, schema=schema, detail=f"no upcaster from schema {step}")
-        payload = upcaster(payload)
+        try:
+            payload = upcaster(payload)
+        except (LookupError, TypeError, ValueError) as exc:
+            detail = f"the upcaster from schema {step} failed: {type(exc).__name__}: {exc}"
+            raise UnknownEventType(type_=type_, schema=schema, detail=detail) from exc
     return msgspec.convert(payload, EVENT_TYPES[type_])  # type: ignore[return-value]

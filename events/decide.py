@@ -19,7 +19,7 @@ from events.admitting import admit, queue_neighbours
 from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Interrupt, Slot, TakeOutcome
 from events.planner import Generate, GiveUp, Hold, Step, Try, next_step
 from events.pull_request import FINISHED, IN_ATTEMPT, PrState
-from events.records import InFlight, PrRecord
+from events.records import InFlight, PrRecord, import_key
 from events.repository import RepositoryState
 from events.types import (
     AttemptFailed,
@@ -70,7 +70,11 @@ def decide(state: RepositoryState, command: Command, now: float) -> list[Reposit
 
 
 def _import(state: RepositoryState, command: ImportContexts) -> list[RepositoryEvent]:
-    new = [one for one in command.contexts if state.imported.get((one.issue_number, one.inputs, one.rules)) != one]
+    new = [
+        one
+        for one in command.contexts
+        if state.imported.get(import_key(one.issue_number, one.inputs, one.rules)) != one
+    ]
     return [ContextsImported(contexts=new)] if new else []
 
 
@@ -142,7 +146,7 @@ def _enter(state: RepositoryState, pr: PrRecord) -> tuple[list[RepositoryEvent],
         return [], None
     number = pr.issue_number
     events: list[RepositoryEvent] = [StageEntered(issue_number=number, stage=Stage.CHECK_CACHE)]
-    known = state.imported.get((number, pr.inputs, pr.rules))
+    known = state.imported.get(import_key(number, pr.inputs, pr.rules))
     if known is not None:
         reason = f"already verified for these inputs by attempt {known.attempt_id}"
         return events, CacheHit(issue_number=number, context=known.context, attempt_id=known.attempt_id, reason=reason)

@@ -12,7 +12,8 @@
     │   └── UnknownCommit             HR106  a commit that its repository does not have
     ├── EnvironmentNotReady           HR200  the machine lacks something; exit code 3
     ├── CoreError                     HR300  the pure core refuses
-    │   └── IllegalTransition         HR301  an event that a state does not allow
+    │   ├── IllegalTransition         HR301  an event that a state does not allow
+    │   └── ReplayDivergence          HR302  replay does not give what was recorded
     ├── LogError                      HR400  the event log refuses
     │   ├── VersionConflict           HR401  somebody else appended first
     │   ├── EventIdReused             HR402  one event id, two payloads
@@ -45,6 +46,7 @@ __all__ = [
     "LogLocked",
     "LogTooNew",
     "LogUnavailable",
+    "ReplayDivergence",
     "ResolutionRequired",
     "SettingError",
     "StoreUrlError",
@@ -209,6 +211,30 @@ class IllegalTransition(CoreError):
         return {"machine": self.machine, "state": self.state, "event": self.event, "subject": self.subject}
 
 
+class ReplayDivergence(CoreError):
+    """Replaying a stream gives another state than was recorded, or an event that its state does not allow."""
+
+    code = "HR302"
+
+    def __init__(self, *, stream: str, version: int, field: str, recorded: str = "", replayed: str = "") -> None:
+        self.stream, self.version, self.field = stream, version, field
+        self.recorded, self.replayed = recorded, replayed
+        super().__init__(
+            f"stream {stream} version {version}: {field}: recorded {recorded or 'nothing'}, replayed "
+            f"{replayed or 'nothing'}; the transition code is not the one that wrote this log: replay it with that "
+            f"version of Headrace, or mend the code"
+        )
+
+    def _fields(self) -> Mapping[str, object]:
+        return {
+            "stream": self.stream,
+            "version": self.version,
+            "field": self.field,
+            "recorded": self.recorded,
+            "replayed": self.replayed,
+        }
+
+
 class LogError(HeadraceError):
     """The event log refuses; what it acknowledged before stays."""
 
@@ -250,15 +276,19 @@ class UnknownEventType(LogError):
 
     code = "HR403"
 
-    def __init__(self, *, type_: str, schema: int, detail: str = "") -> None:
-        self.type_, self.schema, self.detail = type_, schema, detail
+    def __init__(self, *, type_: str, schema: int, detail: str = "", where: str = "") -> None:
+        self.type_, self.schema, self.detail, self.where = type_, schema, detail, where
         super().__init__(
-            f"cannot read event type {type_!r} (schema {schema}){': ' + detail if detail else ''}; "
-            f"upgrade Headrace to the version that wrote it"
+            f"{where + ': ' if where else ''}cannot read event type {type_!r} (schema {schema})"
+            f"{': ' + detail if detail else ''}; upgrade Headrace to the version that wrote it"
         )
 
+    def at(self, where: str) -> UnknownEventType:
+        """The same error, saying where the event is stored."""
+        return UnknownEventType(type_=self.type_, schema=self.schema, detail=self.detail, where=where)
+
     def _fields(self) -> Mapping[str, object]:
-        return {"type_": self.type_, "schema": self.schema, "detail": self.detail}
+        return {"type_": self.type_, "schema": self.schema, "detail": self.detail, "where": self.where}
 
 
 class LogLocked(LogError):

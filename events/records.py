@@ -9,12 +9,17 @@ import msgspec
 from events.pull_request import PrState
 from events.work import Stage, VerificationRules
 
-__all__ = ["InFlight", "PrRecord", "posix"]
+__all__ = ["InFlight", "PrRecord", "import_key", "posix"]
 
 
 def posix(created_at: str) -> float:
     """POSIX seconds of an ISO 8601 time."""
     return datetime.fromisoformat(created_at).timestamp()
+
+
+def import_key(number: int, inputs: str, rules: VerificationRules) -> str:
+    """Under what a repository's state keeps an imported context: one job of one pull request."""
+    return f"{number}:{inputs}:{rules.level}:{rules.min_pass_ratio}"
 
 
 class InFlight(msgspec.Struct, kw_only=True):

@@ -22,8 +22,8 @@ from typing import Any
 import msgspec
 
 from events.errors import IllegalTransition
-from events.pull_request import FINISHED, PrState, next_state
-from events.records import InFlight, PrRecord, posix
+from events.pull_request import FINISHED, TRANSITIONS, PrState, next_state
+from events.records import InFlight, PrRecord, import_key, posix
 from events.types import (
     Admission,
     AttemptFailed,
@@ -48,6 +48,9 @@ from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
 
 __all__ = ["RepositoryState", "evolve", "fold"]
 
+_ENTERED = {stage: f"StageEntered:{stage.value}" for stage in Stage}
+_STARTED = {stage: f"AttemptStarted:{stage.value}" for stage in Stage}
+
 
 class RepositoryState(msgspec.Struct, kw_only=True):
     """All that the stream of one repository says; ``version`` counts the events folded."""
@@ -63,7 +66,7 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     waiting: dict[int, None] = msgspec.field(default_factory=dict)
     inflight: dict[str, InFlight] = msgspec.field(default_factory=dict)
     verified: list[tuple[float, int]] = msgspec.field(default_factory=list)
-    imported: dict[tuple[int, str, VerificationRules], ImportedContext] = msgspec.field(default_factory=dict)
+    imported: dict[str, ImportedContext] = msgspec.field(default_factory=dict)
     infra_streak: int = 0
     not_before: float = 0.0
 
@@ -119,10 +122,13 @@ def evolve(state: RepositoryState, event: RepositoryEvent) -> RepositoryState:
 def _record(state: RepositoryState, number: int, trigger: str) -> tuple[PrRecord, PrState]:
     """The pull request and the state that ``trigger`` leads it to."""
     pr = state.prs.get(number)
-    subject = f"{state.repository}#{number}"
     if pr is None:
+        subject = f"{state.repository}#{number}"
         raise IllegalTransition(machine="pull request", state="unknown", event=trigger, subject=subject)
-    return pr, next_state(pr.state, trigger, subject=subject)
+    to = TRANSITIONS[pr.state].get(trigger)
+    if to is None:
+        to = next_state(pr.state, trigger, subject=f"{state.repository}#{number}")
+    return pr, to
 
 
 def _attempt(state: RepositoryState, attempt_id: str, number: int, trigger: str) -> InFlight:
@@ -159,7 +165,7 @@ def _claimed(state: RepositoryState, event: RepositoryClaimed) -> None:
     if state.sweep != event.sweep:
         state.sweep = event.sweep
         state.ready.clear()
-        for number in state.members.get(event.sweep, ()):
+        for number in sorted(state.members.get(event.sweep, ())):
             if state.prs[number].state in (PrState.QUEUED, PrState.FIND_SIMILAR):
                 _make_ready(state, state.prs[number])
 
@@ -202,11 +208,11 @@ def _is_other_job(state: RepositoryState, one: Admission, rules: VerificationRul
 
 def _imported(state: RepositoryState, event: ContextsImported) -> None:
     for one in event.contexts:
-        state.imported[one.issue_number, one.inputs, one.rules] = one
+        state.imported[import_key(one.issue_number, one.inputs, one.rules)] = one
 
 
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
-    pr, to = _record(state, event.issue_number, f"StageEntered:{event.stage.value}")
+    pr, to = _record(state, event.issue_number, _ENTERED[event.stage])
     pr.state, pr.reason, pr.behind = to, event.reason, None
     if to is PrState.FIND_SIMILAR:
         _make_ready(state, pr)
@@ -232,7 +238,7 @@ def _lease_awaited(state: RepositoryState, event: LeaseAwaited) -> None:
 
 
 def _attempt_started(state: RepositoryState, event: AttemptStarted) -> None:
-    pr, to = _record(state, event.issue_number, f"AttemptStarted:{event.stage.value}")
+    pr, to = _record(state, event.issue_number, _STARTED[event.stage])
     if event.attempt_id in state.inflight:
         subject = f"{event.attempt_id} of {state.repository}#{event.issue_number}"
         raise IllegalTransition(machine="attempt", state="in flight", event="AttemptStarted", subject=subject)

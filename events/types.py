@@ -60,8 +60,8 @@ __all__ = [
 ]
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of all events."""
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """Base of all events. Without cycles, so the garbage collector need not look at a million of them in a replay."""
 
 
 # ---------------------------------------------------------------- repository:OWNER/REPO

@@ -116,7 +116,7 @@ class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 3
 
 
-class Check(msgspec.Struct, frozen=True):
+class Check(msgspec.Struct, frozen=True, gc=False):
     """One thing that a verification looked at, and what it saw."""
 
     name: str
@@ -124,7 +124,7 @@ class Check(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class TestCounts(msgspec.Struct, frozen=True, kw_only=True):
+class TestCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Test cases by outcome, as the junit file tells."""
 
     __test__: ClassVar[bool] = False  # pytest, looking for test classes, passes this one over
@@ -140,7 +140,7 @@ class TestCounts(msgspec.Struct, frozen=True, kw_only=True):
         return self.passed + self.failed + self.errors
 
 
-class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Resources of one attempt. ``None``: not measured."""
 
     build_s: float | None = None
@@ -150,7 +150,7 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     build_reused: bool = False
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one work order came to.
 
     ``stage`` is where it ended (``source, base, repository, build, smoke, tests``); ``failure_class`` is null exactly

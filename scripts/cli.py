@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "Goes on with a sweep that was interrupted.",
     "status": "Shows how a sweep stands.",
     "events": "Prints the event log.",
+    "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
     "doctor": "Checks what this machine needs, and says how to mend it.",
 }
 

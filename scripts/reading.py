@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from events import codec
-from events import repository as repository_machine
-from events import sweep as sweep_machine
 from events.errors import UnknownSweep
 from events.repository import RepositoryState
 from events.sweep import SweepState
-from events.types import RepositoryEvent, SweepEvent
 from store.log import EventLog
 from store.opening import Store, open_store
+from store.snapshots import load
 
 __all__ = ["open_sweep", "read_repository", "read_sweep"]
 
@@ -38,12 +35,9 @@ def open_sweep(url: str, sweep: str) -> Iterator[tuple[Store, SweepState]]:
 
 def read_sweep(log: EventLog, sweep: str) -> SweepState:
     """Folds ``sweep:NAME``; the state of a sweep that is not there has ``defined`` unset."""
-    events = (codec.decode(one.type, one.schema, one.data) for one in log.read_stream(PREFIX + sweep))
-    return sweep_machine.fold(sweep, (cast(SweepEvent, one) for one in events))
+    return cast(SweepState, load(log, PREFIX + sweep).state)
 
 
 def read_repository(log: EventLog, repository: str) -> RepositoryState:
     """Folds ``repository:OWNER/REPO``; empty if it is not there."""
-    stream = f"repository:{repository}"
-    events = (codec.decode(one.type, one.schema, one.data) for one in log.read_stream(stream))
-    return repository_machine.fold(repository, (cast(RepositoryEvent, one) for one in events))
+    return cast(RepositoryState, load(log, f"repository:{repository}").state)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 
 from events.errors import UnknownEventType, VersionConflict
 from events.types import Event
@@ -15,6 +17,7 @@ from store.log import (
     EventLog,
     RecordedEvent,
     Refused,
+    Snapshot,
     StreamInfo,
     chain_hashes,
     check_batch,
@@ -33,9 +36,13 @@ from store.read_models import (
     decode_projected,
     fold,
     project,
+    refuse_pruned,
 )
 
 __all__ = ["MemoryLog", "MemoryModels", "MemoryTables"]
+
+
+_seq, _version = attrgetter("seq"), attrgetter("version")
 
 
 class MemoryTables(Tables):
@@ -109,6 +116,7 @@ class MemoryModels(ReadModels):
         return sorted(rows, key=lambda row: (row.at, row.attempt_id))
 
     def rebuild(self) -> None:
+        refuse_pruned(self._log)
         tables = MemoryTables()
         fold(self._log.read_all(), tables)
         self.tables = tables
@@ -124,6 +132,8 @@ class MemoryLog(EventLog):
         self._events: list[RecordedEvent] = []
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._by_id: dict[str, RecordedEvent] = {}
+        self._snapshots: dict[str, Snapshot] = {}
+        self._pruned: dict[str, StreamInfo] = {}
 
     def append_many(self, batches: Sequence[Append]) -> list[Appended | Refused]:
         for batch in batches:
@@ -151,15 +161,15 @@ class MemoryLog(EventLog):
         hashes = chain_hashes(
             batch.stream,
             batch.events,
-            version=len(stream),
+            version=self.head(batch.stream),
             previous=stream[-1].hash if stream else GENESIS,
             recorded_us=recorded_us,
         )
         for event, hash_, projected in zip(batch.events, hashes, decoded, strict=True):
             record = RecordedEvent(
-                seq=len(self._events) + 1,
+                seq=self._events[-1].seq + 1 if self._events else 1,
                 stream=batch.stream,
-                version=len(stream) + 1,
+                version=stream[-1].version + 1 if stream else 1,
                 event_id=event.event_id,
                 type=event.type,
                 schema=event.schema,
@@ -172,24 +182,53 @@ class MemoryLog(EventLog):
             self._by_id[event.event_id] = record
             if projected is not None:
                 project(stream=batch.stream, at=at, event=projected, tables=self.models.tables)
-        return Appended(stream=batch.stream, version=len(stream), seq=len(self._events))
+        return Appended(stream=batch.stream, version=stream[-1].version, seq=stream[-1].seq)
 
     def read_stream(self, stream: str, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
         events = self._streams.get(stream, [])
-        return islice(events[after:], limit)
+        return islice(events[bisect_right(events, after, key=_version) :], limit)
 
     def read_all(self, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
-        return islice(self._events[after:], limit)
+        return islice(self._events[bisect_right(self._events, after, key=_seq) :], limit)
+
+    def snapshot(self, stream: str) -> Snapshot | None:
+        return self._snapshots.get(stream)
+
+    def put_snapshot(self, snapshot: Snapshot) -> None:
+        self._snapshots[snapshot.stream] = snapshot
 
     def head(self, stream: str) -> int:
-        return len(self._streams.get(stream, ()))
+        events = self._streams.get(stream)
+        return events[-1].version if events else 0
+
+    def pruned(self) -> dict[str, StreamInfo]:
+        return dict(self._pruned)
+
+    def remove_below(self, stream: str, version: int) -> int:
+        with self._lock:
+            snapshot = self._snapshots.get(stream)
+            if snapshot is None or (snapshot.version, snapshot.hash) != (version, self.hash_at(stream, version)):
+                raise ValueError(f"stream {stream}: no snapshot covers what is below version {version}")
+            events = self._streams[stream]
+            cut = bisect_left(events, version, key=_version)
+            if cut:
+                gone, self._streams[stream] = events[:cut], events[cut:]
+                self._pruned[stream] = StreamInfo(stream, gone[-1].version, gone[-1].hash)
+                removed = {event.seq for event in gone}
+                self._events = [event for event in self._events if event.seq not in removed]
+                for event in gone:
+                    del self._by_id[event.event_id]
+            return cut
 
     def streams(self, prefix: str = "") -> list[StreamInfo]:
         return [
-            StreamInfo(stream, len(events), events[-1].hash)
+            StreamInfo(stream, events[-1].version, events[-1].hash)
             for stream, events in sorted(self._streams.items())
             if stream.startswith(prefix)
         ]
+
+    def last_seq(self) -> int:
+        return self._events[-1].seq if self._events else 0
 
     def close(self) -> None:
         """Nothing is held; the events stay readable."""

@@ -64,7 +64,8 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
 
     Args:
         url: see the module; a relative path is taken from the current folder.
-        write: creates the log if it is missing and takes its lock; otherwise the log must exist and is only read.
+        write: creates the log if it is missing, takes its lock and verifies its last events (all of them: ``verify``);
+            otherwise the log must exist and is only read.
         holder: who writes, in words (``sweep demo``), for whoever finds the log locked.
         new_id: makes the ``log_id`` of a log that is created now.
 
@@ -87,4 +88,10 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
         raise StoreUrlError(url=url, problem="it names no file" if "?" not in name else "options are not understood")
     path = Path(name).resolve()
     log = SqliteLog(path, write=write, holder=holder, new_id=new_id)
+    if write:
+        try:
+            log.verify_recent()
+        except BaseException:
+            log.close()
+            raise
     return Store(url=url, log=log, blobs=FileBlobs(f"{path}.blobs"), models=log.models)

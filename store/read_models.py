@@ -20,6 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from events import codec
+from events.errors import InputError
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
@@ -30,7 +31,7 @@ from events.types import (
     PullRequestsAdmitted,
 )
 from events.work import FailureClass, Outcome, Stage, VerificationRules
-from store.log import RecordedEvent
+from store.log import EventLog, RecordedEvent
 
 __all__ = [
     "PROJECTED",
@@ -45,6 +46,7 @@ __all__ = [
     "decode_projected",
     "fold",
     "project",
+    "refuse_pruned",
 ]
 
 _REPOSITORY = "repository:"
@@ -356,3 +358,13 @@ PROJECTED: Mapping[str, Callable[[str, str, float, Any, Tables], None]] = {
     AttemptInterrupted.__name__: _interrupted,
 }
 """The event types that change a read model, by name."""
+
+
+def refuse_pruned(log: EventLog) -> None:
+    """Raises ``InputError`` if events were pruned: what they put into the read models cannot be had from the log."""
+    pruned = log.pruned()
+    if pruned:
+        raise InputError(
+            f"read models cannot be rebuilt: events of {len(pruned)} streams were pruned ({min(pruned)}, …); "
+            f"rebuild them from a copy of the log that was made before"
+        )

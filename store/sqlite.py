@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count, starmap
 from pathlib import Path
 
+from msgspec.structs import astuple
+
 from events.codec import decode
 from events.errors import LogCorrupt, UnknownEventType, VersionConflict
+from events.replay import Stored
 from store.log import (
     GENESIS,
     Append,
@@ -24,6 +27,7 @@ from store.log import (
     EventLog,
     RecordedEvent,
     Refused,
+    Snapshot,
     StreamInfo,
     chain_hashes,
     check_batch,
@@ -33,6 +37,7 @@ from store.log import (
 from store.read_models import PROJECTED, project
 from store.sqlite_file import SqliteFile
 from store.sqlite_models import SqliteModels, SqliteTables
+from store.sqlite_schema import SNAPSHOTS_SINCE
 
 __all__ = ["SqliteLog"]
 
@@ -43,6 +48,9 @@ _MAX_CACHED_HEADS = 50_000
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = (
     "SELECT seq, stream, version, event_id, type, schema, recorded_us / 1000000.0, CAST(data AS BLOB), hash FROM events"
+)
+_PAYLOADS = (
+    f"SELECT version, type, schema, data FROM events WHERE stream = ? AND version > ? ORDER BY version LIMIT {_PAGE}"  # noqa: S608
 )
 _STREAMS = """
     WITH RECURSIVE names (stream) AS (
@@ -67,7 +75,7 @@ class SqliteLog(EventLog):
     def __init__(self, path: Path, *, write: bool, holder: str, new_id: Callable[[], str]) -> None:
         self._file = SqliteFile(path, write=write, holder=holder, new_id=new_id)
         self.log_id = self._file.log_id
-        self.models = SqliteModels(self._file, read_all=self.read_all)
+        self.models = SqliteModels(self._file, log=self)
         self._tables = SqliteTables(self._file)
         self._heads: dict[str, _Head] = {}
         self._seq: int | None = None
@@ -113,15 +121,15 @@ class SqliteLog(EventLog):
             left = None if left is None else left - size
 
     def read_all(self, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
-        end = self._file.rows("SELECT max(seq) FROM events")[0][0] or 0
-        if limit is not None:
-            end = min(end, after + limit)
-        while after < end:
-            page = self._page(f"{_SELECT} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT {_PAGE}", (after, end))
+        end, left = self.last_seq(), limit
+        while after < end and (left is None or left > 0):
+            size = _PAGE if left is None else min(_PAGE, left)
+            page = self._page(f"{_SELECT} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?", (after, end, size))
             if not page:
                 return
             yield from page
             after = page[-1].seq
+            left = None if left is None else left - size
 
     def _page(self, sql: str, parameters: Sequence[object]) -> list[RecordedEvent]:
         try:
@@ -133,8 +141,53 @@ class SqliteLog(EventLog):
                     raise LogCorrupt(where=where, detail="it is not UTF-8") from None
             raise
 
+    def payloads(self, stream: str, *, after: int = 0) -> Iterator[Stored]:
+        while page := self._payload_page(stream, after):
+            yield from page
+            after = page[-1][0]
+
+    def _payload_page(self, stream: str, after: int) -> list[Stored]:
+        try:
+            return self._file.rows(_PAYLOADS, (stream, after))
+        except LogCorrupt:
+            list(self.read_stream(stream, after=after, limit=_PAGE))  # names the event that cannot be read
+            raise
+
+    def hash_at(self, stream: str, version: int) -> str | None:
+        found = self._file.rows("SELECT hash FROM events WHERE stream = ? AND version = ?", (stream, version))
+        return str(found[0][0]) if found else None
+
+    def snapshot(self, stream: str) -> Snapshot | None:
+        if self._file.schema < SNAPSHOTS_SINCE:
+            return None
+        found = self._file.rows("SELECT * FROM snapshots WHERE stream = ?", (stream,))
+        return Snapshot(*found[0]) if found else None
+
+    def put_snapshot(self, snapshot: Snapshot) -> None:
+        with self._file.transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)", astuple(snapshot))
+
     def head(self, stream: str) -> int:
         return int(self._file.rows("SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (stream,))[0][0])
+
+    def pruned(self) -> dict[str, StreamInfo]:
+        if self._file.schema < SNAPSHOTS_SINCE:
+            return {}
+        rows = self._file.rows("SELECT stream, version, hash FROM pruned ORDER BY stream")
+        return {row[0]: StreamInfo(*row) for row in rows}
+
+    def remove_below(self, stream: str, version: int) -> int:
+        last = self.hash_at(stream, version - 1)
+        if last is None:
+            return 0
+        try:
+            with self._file.transaction() as connection:
+                connection.execute("INSERT OR REPLACE INTO pruned VALUES (?, ?, ?)", (stream, version - 1, last))
+                return connection.execute(
+                    "DELETE FROM events WHERE stream = ? AND version < ?", (stream, version)
+                ).rowcount
+        except sqlite3.IntegrityError as exc:
+            raise ValueError(f"stream {stream}: no snapshot covers what is below version {version}") from exc
 
     def streams(self, prefix: str = "") -> list[StreamInfo]:
         return list(starmap(StreamInfo, self._file.rows(_STREAMS, {"prefix": prefix})))
@@ -145,6 +198,9 @@ class SqliteLog(EventLog):
         if problems != [("ok",)]:
             raise LogCorrupt(where=str(self._file.path), detail=str(problems[0][0]))
         return infos
+
+    def last_seq(self) -> int:
+        return int(self._file.rows("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def close(self) -> None:
         self._file.close()

@@ -15,13 +15,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 from events.errors import HeadraceError, InputError, LogCorrupt, LogLocked, LogTooNew, LogUnavailable
-from store.sqlite_schema import APPLICATION_ID, SCHEMA, STATEMENTS
+from store.sqlite_schema import APPLICATION_ID, SCHEMA, STEPS
 
 __all__ = ["SqliteFile"]
 
@@ -102,14 +103,18 @@ class SqliteFile:
             )
         if schema > SCHEMA:
             raise LogTooNew(where=str(self.path), found=schema, known=SCHEMA)
+        self.schema = int(schema)
         if not self.write:
             return
         self._make_durable()
-        if empty:
+        if schema < SCHEMA:
             with self.transaction() as connection:
-                for statement in STATEMENTS:
+                for statement in chain.from_iterable(STEPS[schema:]):
                     connection.execute(statement)
-                connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (new_id(),))
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+                if empty:
+                    connection.execute("INSERT INTO meta VALUES ('log_id', ?)", (new_id(),))
+            self.schema = SCHEMA
 
     def _make_durable(self) -> None:
         self.rows("PRAGMA journal_mode = WAL")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec.structs import astuple
 
-from store.log import RecordedEvent
+from store.log import EventLog
 from store.memory import MemoryTables
 from store.read_models import (
     AdmissionRow,
@@ -21,6 +21,7 @@ from store.read_models import (
     ReadModels,
     Row,
     fold,
+    refuse_pruned,
 )
 from store.sqlite_file import SqliteFile
 
@@ -124,9 +125,8 @@ class SqliteTables(MemoryTables):
 class SqliteModels(ReadModels):
     """The read models of a ``SqliteLog``; usable by its readers and its writer."""
 
-    def __init__(self, file: SqliteFile, *, read_all: Callable[[], Iterator[RecordedEvent]]) -> None:
-        self._file = file
-        self._read_all = read_all
+    def __init__(self, file: SqliteFile, *, log: EventLog) -> None:
+        self._file, self._log = file, log
 
     def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         return _CONTEXTS.read(self._file, "verified_at, issue_number, context", owner=owner, repo=repo)
@@ -156,11 +156,12 @@ class SqliteModels(ReadModels):
         return _ERRORS.read(self._file, "at, attempt_id", owner=owner, repo=repo, issue_number=issue_number)
 
     def rebuild(self) -> None:
+        refuse_pruned(self._log)
         with self._file.transaction() as connection:
             for table in TABLES:
                 connection.execute(f"DELETE FROM {table.name}")  # noqa: S608
             tables = SqliteTables(self._file)
-            events = self._read_all()
+            events = self._log.read_all()
             while page := list(islice(events, _REBUILD_PAGE)):
                 fold(page, tables)
                 tables.flush()

@@ -6,15 +6,12 @@ its like work on it.
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "STATEMENTS"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SNAPSHOTS_SINCE", "STEPS"]
 
 APPLICATION_ID = 0x48454144
 """``HEAD``: tells a log from other programs' databases."""
 
-SCHEMA = 1
-"""Number of the schema below, kept as ``user_version``."""
-
-STATEMENTS = (
+_FIRST = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """
     CREATE TABLE events (
@@ -127,6 +124,60 @@ STATEMENTS = (
     )
     """,
     f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA}",
 )
-"""Makes a new log; to be run in one transaction."""
+
+_COVERED = """EXISTS (
+    SELECT 1 FROM snapshots JOIN events USING (stream, version, hash)
+    WHERE stream = NEW.stream AND version > NEW.version
+)"""
+
+_SNAPSHOTS = (
+    """
+    CREATE TABLE snapshots (
+        stream TEXT PRIMARY KEY,
+        version INTEGER NOT NULL,
+        hash TEXT NOT NULL,
+        shape TEXT NOT NULL,
+        state BLOB NOT NULL,
+        digest TEXT NOT NULL
+    )
+    """,
+    "CREATE TABLE pruned (stream TEXT PRIMARY KEY, version INTEGER NOT NULL, hash TEXT NOT NULL)",
+    f"""
+    CREATE TRIGGER pruned_is_covered_by_a_snapshot BEFORE INSERT ON pruned WHEN NOT {_COVERED}
+    BEGIN SELECT RAISE(ABORT, 'no snapshot covers these events'); END
+    """,
+    """
+    CREATE TRIGGER pruned_is_not_updated BEFORE UPDATE ON pruned
+    BEGIN SELECT RAISE(ABORT, 'what was pruned is immutable'); END
+    """,
+    """
+    CREATE TRIGGER pruned_is_not_deleted BEFORE DELETE ON pruned
+    BEGIN SELECT RAISE(ABORT, 'what was pruned is immutable'); END
+    """,
+    """
+    CREATE TRIGGER snapshots_of_pruned_streams_stay BEFORE DELETE ON snapshots
+    WHEN EXISTS (SELECT 1 FROM pruned WHERE stream = OLD.stream)
+    BEGIN SELECT RAISE(ABORT, 'its stream is pruned'); END
+    """,
+    """
+    CREATE TRIGGER snapshots_of_pruned_streams_advance BEFORE INSERT ON snapshots
+    WHEN EXISTS (SELECT 1 FROM pruned WHERE stream = NEW.stream AND version >= NEW.version)
+    BEGIN SELECT RAISE(ABORT, 'its stream is pruned beyond this version'); END
+    """,
+    "DROP TRIGGER events_are_not_deleted",
+    """
+    CREATE TRIGGER events_are_not_deleted BEFORE DELETE ON events
+    WHEN NOT EXISTS (SELECT 1 FROM pruned WHERE stream = OLD.stream AND version >= OLD.version)
+    BEGIN SELECT RAISE(ABORT, 'events are immutable'); END
+    """,
+)
+
+STEPS = (_FIRST, _SNAPSHOTS)
+"""What lifts a log from schema 0 (an empty file) to 1, from 1 to 2, and so on; to be run in one transaction."""
+
+SNAPSHOTS_SINCE = 2
+"""The first schema with snapshots; a reader may meet a log that no writer has lifted yet."""
+
+SCHEMA = len(STEPS)
+"""Number of the schema that the last step makes, kept as ``user_version``."""

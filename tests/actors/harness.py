@@ -105,10 +105,14 @@ class Sweep:
         scripted(folder, script)
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> None:
+    def start(self, *, die_at: str = "") -> None:
+        """Starts the sweep; its processes die at the fault points ``die_at`` (``POINT:OCCURRENCE``, with commas)."""
+        self.fired = self.folder / "fired"
+        self.fired.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.actors.drive", str(self.folder)],
             cwd=ROOT,
+            env={**os.environ, "HEADRACE_FAULT": die_at, "HEADRACE_FAULT_FIRED": str(self.fired)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

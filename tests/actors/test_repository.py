@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from actors.admission import rows_to_bytes
 from actors.governor import RUNNERS, RateLimitGovernor
-from actors.log_client import LogClient, new_event
+from actors.log_client import LogClient, StreamWriter, new_event
 from actors.log_writer import LogWriter
 from actors.repository import RepositoryActor, RepositoryConfig
 from actors.runner import AgentRunner, RunnerConfig
 from actors.settings import Settings
-from events.types import Account, AttemptStarted, AttemptSucceeded, OutcomeReported, RepositoryRows
+from events import governor as governor_machine
+from events.errors import LogCorrupt
+from events.replay import StreamFold
+from events.streams import first_difference
+from events.types import Account, AttemptStarted, AttemptSucceeded, GovernorClaimed, OutcomeReported, RepositoryRows
 from events.work import CascadePolicy, VerificationRules
 from store.blobs import MemoryBlobs
+from store.opening import open_store
+from store.replay import check
 from tests.actors.harness import check_events, fold_repositories, read_events, rows
 from tests.actors.local import LocalRef
 from tests.events.worlds import STOCK, outcome
@@ -168,3 +177,59 @@ def test_stopping_leaves_no_attempt_unmarked_whatever_is_under_way(tmp_path: Pat
 
     asyncio.run(run())
     check_events(read_events(f"sqlite:///{tmp_path}/log.db"))
+
+
+def test_a_drained_repository_wakes_from_its_snapshot_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.repository.KEEP_DRAINED_EVERY", 1)
+    url = f"sqlite:///{tmp_path}/log.db"
+
+    async def run() -> None:
+        world = World(tmp_path, 4, Script())
+        first = await world.actor()
+        await until("all is done", lambda: drained(first))
+        head = first._state.version
+        asked: list[tuple[str, int]] = []
+        ordinary = world.writer.target.read  # type: ignore[attr-defined]
+
+        async def watched(stream: str, after: int) -> bytes:
+            asked.append((stream, after))
+            return bytes(await ordinary(stream, after))
+
+        world.writer.target.read = watched  # type: ignore[attr-defined]
+        second = await world.actor()
+        await until("the second actor is done", lambda: drained(second))
+        assert asked[0] == ("repository:o/r0", head)
+        with open_store(url, write=False) as store:
+            whole = StreamFold("repository:o/r0")
+            whole.take_all(store.log.payloads("repository:o/r0"))
+            check(store.log)
+        assert first_difference(second._state, whole.state) is None
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_is_taken_every_so_many_events_and_a_failure_to_is_no_failure(tmp_path: Path) -> None:
+    class Broken(LogWriter):
+        async def put_snapshot(self, stream: str, version: int, shape: str, state: bytes) -> None:
+            raise LogCorrupt(where="snapshots", detail="a test says so")
+
+    async def run(kind: type[LogWriter], path: Path) -> int:
+        writer = kind(f"sqlite:///{path}", "test")
+        ids = map(str, itertools.count())
+        log = LogClient(LocalRef("log", writer))
+        stream = StreamWriter(log, "governor", clock=lambda: 1.0, new_id=lambda: next(ids))
+        state = await stream.load()
+        for number in range(25):
+            events = [GovernorClaimed(incarnation=str(number))]
+            await stream.append(events)
+            governor_machine.evolve(state, events[0])
+            await stream.keep(state, every=10)
+        snapshot = await log.snapshot("governor")
+        await writer.close()
+        assert stream.version == 25
+        return snapshot.version if snapshot else 0
+
+    assert asyncio.run(run(LogWriter, tmp_path / "good.db")) == 20
+    assert asyncio.run(run(Broken, tmp_path / "bad.db")) == 0

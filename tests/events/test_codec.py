@@ -52,7 +52,8 @@ def test_an_event_type_is_stored_under_its_class_name() -> None:
 
 def example(cls: type[HeadraceError]) -> HeadraceError:
     """An error of this class, each field filled by its type."""
-    numbers: dict[str, object] = {"line": 3, "expected": 3, "actual": 4, "found": 9, "known": 1, "schema": 2}
+    numbers: dict[str, object] = {"line": 3, "expected": 3, "actual": 4, "found": 9, "known": 1}
+    numbers |= {"schema": 2, "version": 5}
     fields = {name: numbers.get(name, name) for name in cls.__init__.__annotations__ if name != "return"}
     if cls is errors.UnknownSweep:
         fields["known"] = ("a", "b")

@@ -1,0 +1,87 @@
+"""What must hold of every log: checked at each append of a simulated run, and once more of the whole log at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from events import codec, governor, repository, sweep
+from events.governor import GovernorState
+from events.repository import RepositoryState
+from events.sweep import SweepState
+from events.types import AttemptInterrupted, AttemptStarted, AttemptSucceeded, Event, OutcomeReported
+from store.log import Append, Appended, RecordedEvent, Refused
+from store.memory import MemoryLog
+
+__all__ = ["CheckedLog", "Observer"]
+
+
+class Observer:
+    """Folds what is appended at once, with the real machines, and looks at what only the order of things shows."""
+
+    def __init__(self, running: Callable[[str], bool]) -> None:
+        self.repositories: dict[str, RepositoryState] = {}
+        self.governor = GovernorState()
+        self.sweeps: dict[str, SweepState] = {}
+        self.reported: dict[str, bool] = {}
+        self.started: set[str] = set()
+        self.in_flight: set[str] = set()
+        self._running = running
+
+    def see(self, stream: str, event: Event) -> None:
+        """Folds one event; ``AssertionError`` or ``IllegalTransition`` tells what is broken."""
+        kind, _, name = stream.partition(":")
+        if kind == "repository":
+            self._repository(name, event)
+        elif kind == "governor":
+            governor.evolve(self.governor, event)  # type: ignore[arg-type]
+            for account in self.governor.accounts.values():
+                out = [one for one in self.governor.leases.values() if one.account == account.name]
+                assert len(out) <= account.slots, f"{len(out)} leases on {account.slots} slots of {account.name}"
+        elif kind == "sweep":
+            sweep.evolve(self.sweeps.setdefault(name, SweepState(sweep=name)), event)  # type: ignore[arg-type]
+        else:
+            outcome = cast(OutcomeReported, event).outcome
+            assert name in self.started, f"attempt {name} has an outcome and was never started"
+            assert name in self.in_flight or outcome.cancelled, f"attempt {name} has its outcome after its end"
+            self.reported[name] = not outcome.cancelled
+
+    def _repository(self, name: str, event: Event) -> None:
+        state = self.repositories.setdefault(name, RepositoryState(repository=name))
+        if isinstance(event, AttemptStarted):
+            assert event.attempt_id not in self.started, f"attempt {event.attempt_id} is started twice"
+            others = [one.attempt_id for one in state.inflight.values() if one.issue_number == event.issue_number]
+            assert not others, f"PR {event.issue_number} is in two attempts at once"
+            self.started.add(event.attempt_id)
+        if isinstance(event, AttemptInterrupted):
+            assert not self.reported.get(event.attempt_id), f"attempt {event.attempt_id} has an outcome that is lost"
+            assert not self._running(event.attempt_id), f"attempt {event.attempt_id} still runs and is interrupted"
+        before = dict(state.inflight)
+        repository.evolve(state, event)  # type: ignore[arg-type]
+        self.in_flight |= state.inflight.keys()
+        self.in_flight -= before.keys() - state.inflight.keys()
+        if isinstance(event, AttemptSucceeded):
+            assert self.reported.get(event.attempt_id), f"attempt {event.attempt_id} counts without its outcome"
+
+
+class CheckedLog(MemoryLog):
+    """A log in memory that shows each new event to an observer and tells of the first thing that is broken."""
+
+    def __init__(
+        self, observer: Observer, broken: Callable[[BaseException], None], note: Callable[[str], None]
+    ) -> None:
+        super().__init__(log_id="l")
+        self._observer, self._broken, self._note = observer, broken, note
+        self._shown = 0
+
+    def append_many(self, batches: Sequence[Append]) -> list[Appended | Refused]:
+        results = super().append_many(batches)
+        new: list[RecordedEvent] = list(self.read_all(after=self._shown))
+        self._shown += len(new)
+        for one in new:
+            self._note(f"{one.seq} {one.stream} {one.version} {one.type} {one.hash}")
+            try:
+                self._observer.see(one.stream, codec.decode(one.type, one.schema, one.data))
+            except Exception as exc:
+                self._broken(exc)
+        return results

@@ -1,0 +1,169 @@
+"""A small history with every event type in it, written by hand: it does not change when decisions do."""
+
+from __future__ import annotations
+
+from events import codec
+from events.types import (
+    Account,
+    AccountsConfigured,
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptStarted,
+    AttemptSucceeded,
+    CacheHit,
+    ContextsImported,
+    Event,
+    GovernorClaimed,
+    ImportedContext,
+    Lease,
+    LeaseAwaited,
+    LeasesExpired,
+    LeasesGranted,
+    LeasesReleased,
+    NeighboursQueued,
+    OutcomeReported,
+    PullRequestFailed,
+    PullRequestHeld,
+    PullRequestReopened,
+    PullRequestsAdmitted,
+    RepositoriesAdmitted,
+    RepositoryActivated,
+    RepositoryClaimed,
+    RepositoryRetired,
+    RepositoryRows,
+    StageEntered,
+    SweepDefined,
+    SweepRunEnded,
+    SweepRunStarted,
+)
+from events.work import Check, FailureClass, Level, Metrics, Outcome, Stage, TestCounts
+from store.log import Append, EventLog, NewEvent
+from tests.events.worlds import RULES, STOCK, admission, policy
+
+REPOSITORY = "repository:o/r"
+START = 1_760_000_000.25
+STEP_S = 60.0
+
+
+def _outcome(*, verified: bool, context: str, cls: FailureClass | None = None) -> Outcome:
+    return Outcome(
+        verified=verified,
+        level=Level.TESTS,
+        stage="tests",
+        failure_class=cls,
+        message="7 of 7 passed" if verified else f"refused: {cls}",
+        checks=[Check("negative control", verified, "später 🌊")],
+        context=context,
+        image="i" * 64,
+        tests=TestCounts(passed=7) if verified else TestCounts(failed=7),
+        metrics=Metrics(build_s=12.5, test_s=3.0, peak_memory_bytes=1 << 28, image_bytes=1 << 30, build_reused=True),
+        blobs={"test_log": "b" * 64},
+        log_tail="" if verified else "E   AssertionError",
+    )
+
+
+def _started(attempt_id: str, number: int, stage: Stage, **more: object) -> AttemptStarted:
+    return AttemptStarted(
+        attempt_id=attempt_id,
+        issue_number=number,
+        stage=stage,
+        sweep="demo",
+        lease=f"lease-{attempt_id}",
+        runner="runner:0",
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _ready(number: int) -> list[tuple[str, Event]]:
+    return [
+        (REPOSITORY, StageEntered(issue_number=number, stage=Stage.CHECK_CACHE)),
+        (REPOSITORY, StageEntered(issue_number=number, stage=Stage.FIND_SIMILAR, reason="not in the cache")),
+    ]
+
+
+def history() -> list[tuple[str, Event]]:
+    """Streams and events in the order of their recording."""
+    rows = [admission(number, seed=number != 5) for number in range(1, 7)]
+    good, bad = "c" * 64, "d" * 64
+    lease = Lease(lease_id="lease-a1", account="docker", slot=0, holder=REPOSITORY, expires_at=START + 600)
+    other = Lease(lease_id="lease-a2", account="docker", slot=1, holder=REPOSITORY, expires_at=START + 660)
+    verified = _outcome(verified=True, context=good)
+    refused = _outcome(verified=False, context=bad, cls=FailureClass.RECIPE)
+    away = _outcome(verified=False, context=STOCK, cls=FailureClass.INFRA)
+    imported = ImportedContext(
+        context=good, issue_number=6, created_at=rows[5].created_at, inputs="inputs-6", rules=RULES, attempt_id="old"
+    )
+    repository = RepositoryRows(repository="o/r", rows="e" * 64, pull_requests=6)
+    sweep = "sweep:demo"
+    return [
+        (
+            sweep,
+            SweepDefined(
+                sweep="demo", timeline="prs.jsonl", timeline_digest="f" * 64, rules=RULES, policy=policy(generate=True)
+            ),
+        ),
+        (sweep, RepositoriesAdmitted(repositories=[repository])),
+        (sweep, SweepRunStarted(run="run-1", host="host", pid=7, workers=2)),
+        ("governor", GovernorClaimed(incarnation="g1")),
+        ("governor", AccountsConfigured(accounts=[Account(name="docker", slots=2)])),
+        (sweep, RepositoryActivated(repository="o/r")),
+        (REPOSITORY, RepositoryClaimed(incarnation="r1", sweep="demo")),
+        (REPOSITORY, ContextsImported(contexts=[imported])),
+        (
+            REPOSITORY,
+            PullRequestsAdmitted(sweep="demo", rules=RULES, policy=policy(generate=True), pull_requests=rows),
+        ),
+        (REPOSITORY, StageEntered(issue_number=6, stage=Stage.CHECK_CACHE)),
+        (REPOSITORY, CacheHit(issue_number=6, context=good, attempt_id="old", reason="equal inputs")),
+        ("governor", LeasesGranted(leases=[lease, other])),
+        *_ready(1),
+        (REPOSITORY, _started("a1", 1, Stage.TRY_SIMILAR, context=good, source=6, reason="nearest on the right")),
+        *_ready(2),
+        (REPOSITORY, _started("a2", 2, Stage.TRY_DEFAULT, context=STOCK)),
+        ("attempt:a1", OutcomeReported(attempt_id="a1", outcome=verified)),
+        (REPOSITORY, AttemptSucceeded(attempt_id="a1", issue_number=1, context=good, outcome=verified)),
+        (REPOSITORY, NeighboursQueued(source=1, issue_numbers=[2, 5], reason="within 60 days")),
+        ("governor", LeasesReleased(lease_ids=["lease-a1"])),
+        (REPOSITORY, AttemptFailed(attempt_id="a2", issue_number=2, outcome=away, retry_at=START + 900)),
+        (REPOSITORY, _started("a3", 2, Stage.TRY_SIMILAR, context=bad)),
+        (REPOSITORY, AttemptFailed(attempt_id="a3", issue_number=2, outcome=refused)),
+        (REPOSITORY, _started("a4", 2, Stage.LLM_GENERATE, agent="claude")),
+        *_ready(3),
+        (REPOSITORY, PullRequestHeld(issue_number=3, behind="a4", reason="PR 2's generation may serve it")),
+        (
+            REPOSITORY,
+            AttemptRateLimited(
+                attempt_id="a4", issue_number=2, account="claude", message="usage limit", reset_at=START + 9000
+            ),
+        ),
+        (REPOSITORY, LeaseAwaited(issue_number=2, reason="claude is paused", until=START + 9000)),
+        (REPOSITORY, StageEntered(issue_number=3, stage=Stage.FIND_SIMILAR, reason="nothing to wait for")),
+        (REPOSITORY, _started("a5", 3, Stage.TRY_DEFAULT, context=STOCK)),
+        (
+            REPOSITORY,
+            AttemptInterrupted(
+                attempt_id="a5", issue_number=3, reason="its runner died", blobs={"build_log": "b" * 64}
+            ),
+        ),
+        ("governor", LeasesExpired(lease_ids=["lease-a2"], reason="not renewed for 60 s")),
+        *_ready(4),
+        (
+            REPOSITORY,
+            PullRequestFailed(
+                issue_number=4, reason="nothing is left to try", stage="tests", failure_class=FailureClass.RECIPE
+            ),
+        ),
+        (REPOSITORY, PullRequestReopened(issue_number=4, sweep="demo", reason="a better prompt")),
+        (sweep, RepositoryRetired(repository="o/r", succeeded=2, failed=0, unreached=0)),
+        (sweep, SweepRunEnded(run="run-1", how="interrupted", reason="Ctrl-C")),
+    ]
+
+
+def record(log: EventLog) -> None:
+    """Appends the history, an event a minute."""
+    versions: dict[str, int] = {}
+    for number, (stream, event) in enumerate(history(), start=1):
+        new = NewEvent(f"e{number}", type(event).__name__, codec.schema_of(event), codec.encode(event))
+        appended = log.append(Append(stream, versions.get(stream, 0), [new], START + number * STEP_S))
+        versions[stream] = appended.version
