@@ -37,7 +37,7 @@ from store.read_models import CachedContext
 __all__ = ["RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
 
 RENEW_S = 5.0
-GRACE_S = 6.0
+GRACE_S = 5.0
 KEEP_DRAINED_EVERY = 100
 """A drained stream is read by every later status and run: it gets a snapshot after this many events already."""
 

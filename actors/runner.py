@@ -4,8 +4,8 @@
 - *Failure*: whatever a work order runs into becomes an outcome with its failure class; a defect of ours becomes an
   infra failure, so that it never counts against a context or a pull request.
 - *Crash*: the caller gets ``ActorGone``. If the outcome was already in the mailbox, it counts; else what the attempt
-  left behind is ended by :meth:`AgentRunner.reap` and the attempt is interrupted. A caller that died and came back
-  asks :meth:`AgentRunner.outcome_of`: work goes on without whoever ordered it.
+  left behind is ended by :meth:`AgentRunner.end_attempt` and the attempt is interrupted. A caller that died and came
+  back asks :meth:`AgentRunner.outcome_of`: work goes on without whoever ordered it.
 - ``perform`` may be repeated: an order already under way is joined; one already done returns its outcome until it is
   forgotten, which happens once the outcome is in its repository's stream.
 """

@@ -41,7 +41,7 @@ PLACED_S = 30.0
 """How long runners may wait for a place on the cluster, beyond ``READY_S`` for their engines."""
 AT_WORK_S = 60.0
 """An attempt that has run for longer has an engine that answers."""
-STOP_S = 9.0
+STOP_S = 7.0
 """Beyond its drain time, what stopping a repository may take: Ctrl-C promises 15 s in all."""
 TAKE_BACKS = 3
 """How often a repository is taken back from an actor that outlived its connections and claimed its stream anew."""
