@@ -53,6 +53,7 @@ class RateLimitGovernor:
         self._stream = StreamWriter(LogClient(writer), GOVERNOR, clock=clock, new_id=new_id)
         self._state = machine.GovernorState()
         self._incarnation = new_id()
+        self._after_earlier_run = False
         self._requests: deque[_Request] = deque()
         self._releases: list[str] = []
         self._renewed: dict[str, float] = {}
@@ -137,35 +138,18 @@ class RateLimitGovernor:
         self._requests.clear()
 
     async def _start(self) -> None:
-        earlier_run = await self._claim()
+        await self._stream.claim(self._incarnation, self._adopt)
         faults.hit(faults.GOVERNOR_CLAIMED)
-        if earlier_run:  # it held the log's lock, which we have now: all its holders are dead
+        if self._after_earlier_run:  # it held the log's lock, which we have now: all its holders are dead
             reason = "their holders ended with an earlier run"
             await self._record(machine.expire(self._state, list(self._state.leases), reason=reason))
         await self._record(machine.configure(self._state, self._accounts))
         now = self._clock()
         self._renewed = dict.fromkeys(self._state.leases, now)
 
-    async def _claim(self) -> bool:
-        """Loads the stream and claims it; returns whether an earlier run of a driver had it.
-
-        An earlier incarnation that still appends meanwhile only has it read anew; a later one that has claimed it
-        meanwhile (ids grow with time) keeps it.
-        """
-        seen = ""
-        conflict: VersionConflict | None = None
-        while True:
-            self._state = await self._stream.load()
-            if conflict is not None and seen != self._state.incarnation > self._incarnation:
-                raise conflict
-            seen, earlier_run = self._state.incarnation, self._state.run != self._run_id
-            try:
-                await self._record([GovernorClaimed(incarnation=self._incarnation, run=self._run_id)])
-            except VersionConflict as exc:
-                conflict = exc
-                logger.info("governor: another incarnation still writes; reading again ({})", exc)
-            else:
-                return earlier_run
+    async def _adopt(self, state: machine.GovernorState) -> None:
+        self._state, self._after_earlier_run = state, state.run != self._run_id
+        await self._record([GovernorClaimed(incarnation=self._incarnation, run=self._run_id)])
 
     async def _turn(self) -> None:
         faults.hit(faults.GOVERNOR_BEFORE_TURN)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +22,7 @@ from actors import faults
 from actors.gateway import ActorGone, Ref
 from actors.log_writer import pack, unpack_events, unpack_snapshot
 from events import codec
-from events.errors import LogError, LogUnavailable
+from events.errors import LogError, LogUnavailable, VersionConflict
 from events.replay import StreamFold
 from events.streams import State, machine_of
 from events.types import Event
@@ -133,6 +133,30 @@ class StreamWriter:
             fold.take_all((one.version, one.type, one.schema, one.data) for one in page)
         self.version = fold.state.version
         return fold.state
+
+    async def claim(self, incarnation: str, adopt: Callable[[Any], Awaitable[None]]) -> None:
+        """Loads the stream and has ``adopt`` take its state over and append the claim of ``incarnation`` to it.
+
+        An earlier incarnation that still appends meanwhile only has the stream read anew; a later one that has claimed
+        it meanwhile (ids grow with time) keeps it.
+
+        Raises:
+            VersionConflict: a later incarnation has the stream.
+        """
+        seen = ""
+        conflict: VersionConflict | None = None
+        while True:
+            state = await self.load()
+            if conflict is not None and seen != state.incarnation > incarnation:
+                raise conflict
+            seen = state.incarnation
+            try:
+                await adopt(state)
+            except VersionConflict as exc:
+                conflict = exc
+                logger.info("{}: another incarnation still writes; reading again ({})", self.stream, exc)
+            else:
+                return
 
     async def keep(self, state: State, *, every: int = SNAPSHOT_EVERY) -> None:
         """Stores ``state``, which is that of ``version``, as a snapshot, if ``every`` events came since the last one.

@@ -187,7 +187,7 @@ class RepositoryActor:
 
     async def _load(self) -> None:
         config = self._config
-        await self._claim()
+        await self._stream.claim(self._incarnation, self._adopt)
         faults.hit(faults.REPOSITORY_CLAIMED)
         rows = rows_by_number(await self._log.get_blob(self._rows.rows))
         await self._follow_survivors()
@@ -210,26 +210,9 @@ class RepositoryActor:
             rows = rows_by_number(await self._log.get_blob(blob))
             self._pull_requests.update((number, rows[number]) for number in numbers)
 
-    async def _claim(self) -> None:
-        """Loads the stream and claims it.
-
-        An earlier incarnation that still appends meanwhile only has it read anew; a later one that has claimed it
-        meanwhile (ids grow with time) keeps it.
-        """
-        seen = ""
-        conflict: VersionConflict | None = None
-        while True:
-            self._state = await self._stream.load()
-            if conflict is not None and seen != self._state.incarnation > self._incarnation:
-                raise conflict
-            seen = self._state.incarnation
-            try:
-                await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
-            except VersionConflict as exc:
-                conflict = exc
-                logger.info("{}: another incarnation still writes; reading again ({})", self._name, exc)
-            else:
-                return
+    async def _adopt(self, state: RepositoryState) -> None:
+        self._state = state
+        await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
 
     def _is_news(self, one: CachedContext) -> bool:
         known = self._state.prs.get(one.issue_number)
