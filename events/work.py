@@ -154,9 +154,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """What one work order came to.
 
     ``stage`` is where it ended (``source, base, repository, build, smoke, tests``); ``failure_class`` is null exactly
-    when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs`` maps a kind (``build_log, test_log,
-    junit, tests``) to the SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a
-    verdict.
+    when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs`` maps a kind (``build_log, smoke_log,
+    test_log, junit, tests``) to the SHA-256 of its full content. ``cancelled``: the work was ended from outside before
+    it had a verdict.
     """
 
     verified: bool

@@ -10,13 +10,14 @@ import json
 import os
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from docker.errors import NotFound
+from docker.errors import APIError, NotFound
 
 from actors.images import BuiltImage, Engine, ImageBuilder, reap
 from actors.images.engine import LABEL_LOG, LABEL_REPOSITORY, LABEL_TIER, TIER_TEST
@@ -145,12 +146,27 @@ class TestBench:
     def clean(self) -> None:
         """Ends this log's containers and removes the images of this bench's projects."""
         reap(self.engine, log_id=self.log_id)
-        api = self.engine.api
         for project in {path.name for path in self.folder.iterdir() if (path / ".git").exists()}:
-            label = f"{LABEL_REPOSITORY}={self.owner}/{project}"
-            for image in api.images(filters={"label": label}):
-                with suppress(NotFound):
+            self._remove_images(f"{LABEL_REPOSITORY}={self.owner}/{project}")
+
+    def _remove_images(self, label: str) -> None:
+        """Removes the images with a label, children before parents.
+
+        The engine lists images of one second in any order and refuses to remove a parent first; a build that was ended
+        may hold its layers for a moment longer.
+        """
+        api = self.engine.api
+        deadline_s = time.monotonic() + 60
+        while found := api.images(filters={"label": label}):
+            for image in found:
+                try:
                     api.remove_image(image["Id"], force=True)
+                except NotFound:
+                    continue
+                except APIError as exc:
+                    if exc.status_code != HTTPStatus.CONFLICT or time.monotonic() > deadline_s:
+                        raise
+            time.sleep(0.05)
 
     def run(self, image: str, command: str) -> tuple[int, str]:
         """Runs a shell command in a fresh container without network; returns its exit code and output."""

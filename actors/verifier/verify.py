@@ -293,13 +293,20 @@ class _Run:
         self.checks.append(Check(check, False, message))
         raise _Refused(message, failure_class=failure_class, cancelled=cancelled)
 
+    def praise(self) -> str:
+        """What a verified image did, in words."""
+        if self.counts is None:
+            return "it builds" if self.stage == "build" else "it builds, and the package imports from its checkout"
+        skipped = f", {self.counts.skipped} skipped" if self.counts.skipped else ""
+        return f"{self.counts.passed} of {self.counts.run} tests passed{skipped}"
+
     def verdict(self, refused: _Refused | None) -> Verdict:
         """Everything that was found."""
         return Verdict(
             verified=refused is None,
             stage=self.stage,
             failure_class=refused.failure_class if refused else None,
-            message=refused.message if refused else "",
+            message=refused.message if refused else self.praise(),
             checks=self.checks,
             tests=self.counts,
             test_s=self.test_s,

@@ -33,7 +33,8 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 def test_an_honest_project_is_verified(judge: Judge) -> None:
     verdict = judge.verify(judge.image())
     assert verdict.verified
-    assert (verdict.stage, verdict.failure_class, verdict.message, verdict.log_tail) == ("tests", None, "", "")
+    assert (verdict.stage, verdict.failure_class) == ("tests", None)
+    assert (verdict.message, verdict.log_tail) == ("1 of 1 tests passed", "")
     assert verdict.checks == [
         Check("origin", True, "sample-pkg 1.2 from /workspace/repo"),
         Check("import", True, "sample_pkg is /workspace/repo/sample_pkg.py"),
