@@ -195,6 +195,9 @@ class MemoryLog(EventLog):
         return self._snapshots.get(stream)
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
+        removed = self._pruned.get(snapshot.stream)
+        if removed is not None and removed.version >= snapshot.version:
+            raise ValueError(f"stream {snapshot.stream} is pruned beyond version {snapshot.version}")
         self._snapshots[snapshot.stream] = snapshot
 
     def head(self, stream: str) -> int:

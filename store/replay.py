@@ -14,8 +14,8 @@ import msgspec
 from events.errors import InputError, LogCorrupt
 from events.replay import StreamFold, check_recorded
 from events.streams import State
-from store.log import EventLog, RecordedEvent, Snapshot, verify_chain
-from store.snapshots import state_of
+from store.log import EventLog, RecordedEvent, Snapshot, StreamInfo, verify_chain
+from store.snapshots import start_is_gone, state_of
 
 __all__ = ["Moment", "Past", "check", "states_at"]
 
@@ -120,10 +120,14 @@ class _Reading:
         snapshot = self._log.snapshot(stream) if self._compare or pruned else None
         if snapshot is not None:
             self._snapshots[stream] = snapshot
-        if snapshot is None or not pruned:
+        if not pruned:
             return StreamFold(stream)
+        state = state_of(snapshot) if snapshot is not None else None
+        if snapshot is None or state is None:
+            removed = StreamInfo(stream, first.version - 1, "")
+            raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed))
         self._skipped[stream] = snapshot
-        return StreamFold(stream, state=state_of(snapshot))
+        return StreamFold(stream, state=state)
 
     def _compared(self, snapshot: Snapshot, event: RecordedEvent, fold: StreamFold) -> None:
         recorded = state_of(snapshot)
