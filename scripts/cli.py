@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "Goes on with a sweep that was interrupted.",
     "status": "Shows how a sweep stands.",
     "events": "Prints the event log.",
+    "simulate": "Sweeps a made-up world in virtual time.",
     "doctor": "Checks what this machine needs, and says how to mend it.",
 }
 
