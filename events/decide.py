@@ -10,32 +10,28 @@ longer in flight yields nothing.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
 
-from events.planner import DAY_S, Generate, GiveUp, Hold, Step, Try, next_step
-from events.pull_request import FINISHED, IN_ATTEMPT, PrState
-from events.repository import InFlight, PrRecord, RepositoryState, posix
+from events.candidates import DAY_S, GiveUp, policy_of, without_agent
+from events.filling import Slot, fill, give_up, release
+from events.pull_request import PrState
+from events.repository_state import InFlight, PrRecord, RepositoryState, posix
 from events.types import (
     Admission,
     AttemptFailed,
     AttemptInterrupted,
-    AttemptStarted,
     AttemptSucceeded,
-    CacheHit,
     ContextsImported,
     ImportedContext,
-    LeaseAwaited,
     NeighboursQueued,
-    PullRequestFailed,
-    PullRequestHeld,
     PullRequestReopened,
     PullRequestsAdmitted,
     RepositoryClaimed,
     RepositoryEvent,
-    StageEntered,
 )
 from events.work import CascadePolicy, FailureClass, Outcome, Stage, VerificationRules
 
@@ -78,15 +74,6 @@ class ImportContexts(msgspec.Struct, frozen=True, kw_only=True):
     contexts: list[ImportedContext]
 
 
-class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A leased place on a runner, and the id that an attempt in it would get. ``agent``: may pay that agent."""
-
-    attempt_id: str
-    lease: str
-    runner: str
-    agent: str | None = None
-
-
 class FillSlots(msgspec.Struct, frozen=True, kw_only=True):
     """Slots are free: what shall run in them?"""
 
@@ -121,7 +108,7 @@ def decide(state: RepositoryState, command: Command, now: float) -> list[Reposit
         case ImportContexts():
             return _import(state, command)
         case FillSlots():
-            return _fill(state, command.slots, now)
+            return fill(state, command.slots, now)
         case TakeOutcome():
             return _take_outcome(state, command, now)
         case Interrupt():
@@ -171,110 +158,6 @@ def _import(state: RepositoryState, command: ImportContexts) -> list[RepositoryE
     return [ContextsImported(contexts=new)] if new else []
 
 
-# ---------------------------------------------------------------- filling slots
-
-
-def _fill(state: RepositoryState, slots: Sequence[Slot], now: float) -> list[RepositoryEvent]:
-    if now < state.not_before:
-        return []
-    events: list[RepositoryEvent] = []
-    generating = {
-        one.attempt_id: one.issue_number for one in state.inflight.values() if one.stage is Stage.LLM_GENERATE
-    }
-    free = list(slots)
-    for number in [*_to_look_at_again(state, free), *state.ready]:
-        if not free:
-            break
-        pr = state.prs[number]
-        entered, hit = _enter(state, pr)
-        events += entered
-        if hit is not None:
-            events.append(hit)
-            continue
-        events += _take_step(state, pr, next_step(state, pr, generating=generating), free, generating)
-    return events
-
-
-def _to_look_at_again(state: RepositoryState, free: list[Slot]) -> list[int]:
-    """Those that wait for an agent, when one is there, or when none may be paid any more."""
-    pays = state.policy is not None and state.policy.generate
-    if pays and all(one.agent is None for one in free):
-        return []
-    return [number for number in state.waiting if _awaits_lease(state, number)]
-
-
-def _take_step(
-    state: RepositoryState, pr: PrRecord, step: Step, free: list[Slot], generating: dict[str, int]
-) -> list[RepositoryEvent]:
-    """The events of one step; takes the slot that it uses out of ``free``."""
-    number, awaiting = pr.issue_number, pr.state is PrState.AWAITING_LEASE
-    back = "what it waited for an agent for has changed"
-    again: list[RepositoryEvent] = (
-        [StageEntered(issue_number=number, stage=Stage.FIND_SIMILAR, reason=back)] if awaiting else []
-    )
-    match step:
-        case Try():
-            return [*again, _start(state, pr, free.pop(), step)]
-        case Generate():
-            slot = next((one for one in free if one.agent is not None), None)
-            if slot is None:
-                return [] if awaiting else [LeaseAwaited(issue_number=number, reason=step.reason)]
-            free.remove(slot)
-            generating[slot.attempt_id] = number
-            return [_start_generation(state, pr, slot, step)]
-        case Hold():
-            return [*again, PullRequestHeld(issue_number=number, behind=step.behind, reason=step.reason)]
-        case GiveUp():
-            return [*again, _give_up(pr, step, pr.reason, stage=str(pr.state))]
-        case _:
-            assert_never(step)
-
-
-def _awaits_lease(state: RepositoryState, number: int) -> bool:
-    return state.prs[number].state is PrState.AWAITING_LEASE
-
-
-def _enter(state: RepositoryState, pr: PrRecord) -> tuple[list[RepositoryEvent], CacheHit | None]:
-    """Takes a queued pull request through the cache to ``find_similar``."""
-    if pr.state is not PrState.QUEUED:
-        return [], None
-    number = pr.issue_number
-    events: list[RepositoryEvent] = [StageEntered(issue_number=number, stage=Stage.CHECK_CACHE)]
-    known = state.imported.get(number)
-    if known is not None and known.inputs == pr.inputs and known.rules == pr.rules:
-        reason = f"already verified for these inputs by attempt {known.attempt_id}"
-        return events, CacheHit(issue_number=number, context=known.context, attempt_id=known.attempt_id, reason=reason)
-    reason = "the cache has no context for these inputs"
-    return [*events, StageEntered(issue_number=number, stage=Stage.FIND_SIMILAR, reason=reason)], None
-
-
-def _start(state: RepositoryState, pr: PrRecord, slot: Slot, step: Try) -> AttemptStarted:
-    return AttemptStarted(
-        attempt_id=slot.attempt_id,
-        issue_number=pr.issue_number,
-        stage=step.stage,
-        sweep=state.sweep,
-        lease=slot.lease,
-        runner=slot.runner,
-        context=step.context,
-        source=step.source,
-        reason=step.reason,
-    )
-
-
-def _start_generation(state: RepositoryState, pr: PrRecord, slot: Slot, step: Generate) -> AttemptStarted:
-    return AttemptStarted(
-        attempt_id=slot.attempt_id,
-        issue_number=pr.issue_number,
-        stage=Stage.LLM_GENERATE,
-        sweep=state.sweep,
-        lease=slot.lease,
-        runner=slot.runner,
-        agent=slot.agent,
-        reason=step.reason,
-    )
-
-
 # ---------------------------------------------------------------- outcomes
 
 
@@ -299,19 +182,16 @@ def _take_outcome(state: RepositoryState, command: TakeOutcome, now: float) -> l
             retry_at=now + backoff if infra else None,
         )
     ]
-    if not infra:
-        generating = {
-            one.attempt_id: one.issue_number
-            for one in state.inflight.values()
-            if one.stage is Stage.LLM_GENERATE and one is not attempt
-        }
-        spent = pr
-        if attempt.stage is Stage.LLM_GENERATE:
-            spent = msgspec.structs.replace(pr, generations=pr.generations + 1)
-        step = next_step(state, spent, generating=generating, refuted=context)
+    if not infra and not policy_of(state).generate:
+        step = without_agent(state, pr, refuted=context)
         if isinstance(step, GiveUp):
-            events.append(_give_up(pr, step, outcome.message, stage=outcome.stage, cls=outcome.failure_class))
-    return events + _release(state, attempt, f"PR {pr.issue_number}'s generation failed")
+            end = give_up(pr, step, message=outcome.message, stage=outcome.stage, cls=outcome.failure_class)
+            events.append(end)
+    return events + release(state, attempt, context=None, reason=f"PR {pr.issue_number}'s {_noun(attempt)} failed")
+
+
+def _noun(attempt: InFlight) -> str:
+    return "generation" if attempt.stage is Stage.LLM_GENERATE else "verification"
 
 
 def _verified(
@@ -325,27 +205,26 @@ def _verified(
     if reached:
         reason = f"PR {number} is verified; these are its nearest neighbours that no cascade had reached"
         events.append(NeighboursQueued(source=number, issue_numbers=reached, reason=reason))
-    return events + _release(state, attempt, f"PR {number}'s generation was verified: its context comes first")
+    return events + release(state, attempt, context=context, reason=f"PR {number} is verified: its context comes first")
 
 
 def _unreached_neighbours(state: RepositoryState, pr: PrRecord) -> list[int]:
-    policy = state.policy
-    if policy is None:
+    """Unreached pull requests within the window, nearest first, at most as many as the cap."""
+    policy, line = state.policy, state.unreached
+    if policy is None or not line:
         return []
-    members = state.members.get(state.sweep, set())
-    near = [
-        (abs(other.at - pr.at), other.issue_number)
-        for other in state.prs.values()
-        if not other.reached and other.issue_number in members and abs(other.at - pr.at) <= policy.window_days * DAY_S
-    ]
-    return [number for _, number in sorted(near)[: policy.neighbor_cap]]
-
-
-def _give_up(
-    pr: PrRecord, step: GiveUp, message: str, *, stage: str, cls: FailureClass | None = None
-) -> PullRequestFailed:
-    reason = f"{message} ({step.reason})" if message and message != step.reason else step.reason
-    return PullRequestFailed(issue_number=pr.issue_number, reason=reason, stage=stage, failure_class=cls)
+    found: list[int] = []
+    reach = policy.window_days * DAY_S
+    right = bisect_left(line, (pr.at, pr.issue_number))
+    left = right - 1
+    while len(found) < policy.neighbor_cap:
+        before = pr.at - line[left][0] if left >= 0 else float("inf")
+        after = line[right][0] - pr.at if right < len(line) else float("inf")
+        if min(before, after) > reach:
+            break
+        found.append(line[left][1] if before <= after else line[right][1])
+        left, right = (left - 1, right) if before <= after else (left, right + 1)
+    return found
 
 
 def _interrupt(state: RepositoryState, command: Interrupt) -> list[RepositoryEvent]:
@@ -361,26 +240,10 @@ def _end_interrupted(
     ended = AttemptInterrupted(
         attempt_id=attempt.attempt_id, issue_number=attempt.issue_number, reason=reason, blobs=blobs
     )
-    return [ended, *_release(state, attempt, f"PR {attempt.issue_number}'s generation was interrupted")]
-
-
-def _release(state: RepositoryState, attempt: InFlight, reason: str) -> list[RepositoryEvent]:
-    """Frees what waits for this attempt; after a generation also what waits for an agent, for it may be served now."""
-    if attempt.stage is not Stage.LLM_GENERATE:
-        return []
-    return [
-        StageEntered(issue_number=number, stage=Stage.FIND_SIMILAR, reason=reason)
-        for number in state.waiting
-        if state.prs[number].behind == attempt.attempt_id or _awaits_lease(state, number)
-    ]
+    reason = f"PR {attempt.issue_number}'s {_noun(attempt)} was interrupted"
+    return [ended, *release(state, attempt, context=None, reason=reason)]
 
 
 def is_drained(state: RepositoryState) -> bool:
     """Whether the active sweep has nothing left to do here: all finished, or not reached by any cascade."""
-    if state.inflight:
-        return False
-    for number in state.members.get(state.sweep, ()):
-        pr = state.prs[number]
-        if pr.state in IN_ATTEMPT or (pr.state not in FINISHED and pr.reached):
-            return False
-    return True
+    return not state.inflight and not state.open

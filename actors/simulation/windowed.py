@@ -7,9 +7,9 @@ it starts a session of its own.
 
 from __future__ import annotations
 
+from events.candidates import DAY_S
 from events.decide import Slot
-from events.planner import DAY_S
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.types import AttemptStarted, PullRequestFailed, RepositoryEvent, StageEntered
 from events.work import Stage
 

@@ -109,24 +109,41 @@ def test_one_generation_is_in_flight_and_who_may_be_served_is_held() -> None:
     repository = Repository(1, 2, 3, try_default=False, generate=True)
     (generation,) = repository.fill(3, agent="claude")
     assert generation.stage is Stage.LLM_GENERATE
-    held = [one for one in repository.events if isinstance(one, PullRequestHeld)]
-    assert [(one.issue_number, one.reason) for one in held] == [
-        (2, "PR 1's generation may serve it"),
-        (3, "PR 1's generation may serve it"),
-    ]
+    assert generation.issue_number == 2, "the middle of what is unexplained"
+    (held,) = [one for one in repository.events if isinstance(one, PullRequestHeld)]
+    assert (held.issue_number, held.others, held.behind) == (1, [3], generation.attempt_id)
+    assert held.reason == "PR 2's generation may serve it"
+    assert [repository.state_of(number) for number in (1, 3)] == ["held", "held"]
+    assert not repository.fill(3, agent="claude"), "who is held takes no slot"
     repository.end(generation, context="c1")
     attempts = repository.fill(3, agent="claude")
     assert [(one.stage, one.context) for one in attempts] == [(Stage.TRY_SIMILAR, "c1")] * 2
 
 
-def test_when_a_generation_fails_one_of_the_held_generates_and_the_others_wait_again() -> None:
+def test_when_a_generation_fails_another_of_the_stretch_generates_and_its_context_is_tried_on_the_first() -> None:
     repository = Repository(1, 2, 3, try_default=False, generate=True, max_attempts=1)
     (generation,) = repository.fill(3, agent="claude")
     repository.end(generation, verified=False, context="bad")
-    assert repository.state_of(1) == "failed"
     (again,) = repository.fill(3, agent="claude")
-    assert (again.stage, again.issue_number) == (Stage.LLM_GENERATE, 2)
-    assert repository.state_of(3) == "held"
+    assert (again.stage, again.issue_number) == (Stage.LLM_GENERATE, 1)
+    assert [repository.state_of(number) for number in (2, 3)] == ["held", "held"]
+    repository.end(again, context="good")
+    attempts = repository.fill(3, agent="claude")
+    assert sorted((one.issue_number, one.context) for one in attempts) == [(2, "good"), (3, "good")]
+
+
+def test_when_every_generation_of_a_stretch_has_failed_all_of_it_has_failed() -> None:
+    repository = Repository(1, 2, try_default=False, generate=True, max_attempts=2)
+    sessions = 0
+    while attempts := repository.fill(2, agent="claude"):
+        for one in attempts:
+            sessions += 1
+            repository.end(one, verified=False, context=None)
+    assert sessions == 4
+    failed = [one for one in repository.events if isinstance(one, PullRequestFailed)]
+    assert sorted(one.issue_number for one in failed) == [1, 2]
+    assert failed[0].reason == "failed as recipe (0 contexts refuted, all 2 generations failed)"
+    assert is_drained(repository.state)
 
 
 def test_a_verified_pull_request_between_two_separates_them_and_both_generate_at_once() -> None:
@@ -267,7 +284,7 @@ def test_a_context_that_the_cache_knows_for_these_inputs_and_rules_ends_the_work
     assert repository.do(ImportContexts(contexts=[known, other])) == []
     (attempt,) = repository.fill(1)
     assert any(isinstance(one, CacheHit) and one.issue_number == 1 for one in repository.events)
-    assert (repository.state_of(1), attempt.issue_number, attempt.context) == ("succeeded", 2, STOCK)
+    assert (repository.state_of(1), attempt.issue_number, attempt.context) == ("succeeded", 2, "c")
 
 
 def test_unused_slots_start_nothing_twice() -> None:

@@ -131,8 +131,6 @@ def test_an_attempt_cannot_start_twice() -> None:
     repository = Repository(1, 2)
     (attempt,) = repository.fill(1)
     (other,) = [number for number in (1, 2) if number != attempt.issue_number]
-    evolve(repository.state, StageEntered(issue_number=other, stage=Stage.CHECK_CACHE))
-    evolve(repository.state, StageEntered(issue_number=other, stage=Stage.FIND_SIMILAR))
     before = copy.deepcopy(repository.state)
     with pytest.raises(IllegalTransition):
         evolve(repository.state, msgspec.structs.replace(attempt, issue_number=other))
