@@ -31,13 +31,17 @@ from events.work import CascadePolicy, Stage
 
 __all__ = ["Due", "Gap", "gap_of", "gaps", "plan"]
 
-PROBE = 0.6
-SAFE = 0.9
+PROBE = 0.5
+SAFE = 0.75
 DOUBLE = 0.13
 BOUNDARIES_SEEN = 4.0
 PRS_SEEN = 100.0
 ODD_TRIES = 3
 """Contexts tried on a pull request that its surroundings' context does not fit, before an agent is paid for it."""
+
+FAILED_BEFORE_RACE = 3
+NEAR = 8
+"""How far from its best place, in pull requests, a session may be made to spare one that had sessions before."""
 
 _AGENT_OR_STOCK = frozenset({Stage.LLM_GENERATE, Stage.TRY_DEFAULT})
 
@@ -110,14 +114,25 @@ def _gap_at(state: RepositoryState, start: int, busy: list[tuple[Place, InFlight
 def plan(state: RepositoryState, *, slots: int) -> list[Due]:
     """What is due now, most urgent first, at least as much as ``slots`` can take if there is as much.
 
-    Sessions come first, for they take longest and others wait for them; then the tries that find boundaries; then
-    those that are nearly certain to succeed.
+    What ends pull requests needs no slot and comes first. Then sessions, for they take longest and others wait for
+    them; then the tries that find boundaries; then those that are nearly certain to succeed.
     """
     planner = _Planner(state, slots)
-    for gap in gaps(state):
+    line, verified, prs, busy = state.open, state.verified, state.prs, _busy(state)
+    start = 0
+    while start < len(line):
+        index = bisect_left(verified, line[start])
+        if 0 < index < len(verified) and len(planner.likely) >= slots:
+            one, other = prs[verified[index - 1][1]], prs[verified[index][1]]
+            if one.context == other.context:
+                start = bisect_left(line, verified[index], start)
+                continue
+        gap = _gap_at(state, start, busy)
         planner.look_at(gap)
+        start = gap.end
     planner.sessions.sort(key=lambda one: -one[0])
-    return [due for _, due in planner.sessions] + planner.probes + planner.likely + planner.safe
+    sessions = [due for _, due in planner.sessions]
+    return planner.last + sessions + planner.probes + planner.likely + planner.safe + planner.spare
 
 
 def _survival(distance: float) -> float:
@@ -138,8 +153,10 @@ class _Planner:
         self.policy: CascadePolicy = policy_of(state)
         self.sessions: list[tuple[int, Due]] = []
         self.probes: list[Due] = []
+        self.last: list[Due] = []
         self.likely: list[Due] = []
         self.safe: list[Due] = []
+        self.spare: list[Due] = []
         self._chosen: set[int] = set()
 
     def look_at(self, gap: Gap) -> None:
@@ -177,21 +194,23 @@ class _Planner:
     def _inside(self, gap: Gap, context: str) -> None:
         source = gap.left if gap.left is not None and gap.left.context == context else gap.right
         assert source is not None  # noqa: S101 - one end has the context
-        sources = {one.issue_number for one in (gap.left, gap.right) if one is not None and one.context == context}
-        where = f"PR {source.issue_number}'s context"
-        ends = " and ".join(str(one) for one in sorted(sources))
-        reason = f"tries {where}: it lies between what that context was verified on ({ends})"
+        step: Try | None = None
         for index in range(gap.start, gap.end):
-            if len(self.likely) > self.slots:
+            if len(self.likely) >= self.slots:
                 return
             pr = self._free(index)
             if pr is None:
                 continue
             if context in pr.tried:
                 self._odd(pr, context)
-            else:
+                continue
+            if step is None:
+                ends = [one.issue_number for one in (gap.left, gap.right) if one is not None]
+                reason = (
+                    f"tries PR {source.issue_number}'s context: it fits on both sides, around {ends[0]} to {ends[-1]}"
+                )
                 step = Try(Stage.TRY_SIMILAR, context, source.issue_number, reason)
-                self.likely.append(self._due(pr, step))
+            self.likely.append(self._due(pr, step))
 
     def _odd(self, pr: PrRecord, context: str) -> None:
         """A pull request that the context of its surroundings does not fit."""
@@ -205,7 +224,7 @@ class _Planner:
         if any(context in due.pr.tried for _, due in self.sessions):
             return
         if pr.generations >= self.policy.max_attempts:
-            self.likely.append(self._due(pr, last_resort(self.state, pr)))
+            self.last.append(self._due(pr, last_resort(self.state, pr)))
         else:
             reason = f"{len(pr.tried)} contexts around it do not build it"
             self.sessions.append((1, self._due(pr, self._session(pr, reason))))
@@ -288,6 +307,7 @@ class _Planner:
         """Pays for pivots of the stretch ``start`` to ``end`` (exclusive), which no known context explains."""
         places = [place for place, one in gap.busy if one.stage in _AGENT_OR_STOCK]
         paid = [bisect_left(self.state.open, place) for place in places]
+        self._race(start, end, paid)
         while True:
             at = _next_pivot(start, end, paid)
             pr = self._pivot_near(at, start, end) if at is not None else None
@@ -301,7 +321,18 @@ class _Planner:
             for index in range(start, end):
                 pr = self._free(index)
                 if pr is not None:
-                    self.likely.append(self._due(pr, last_resort(self.state, pr)))
+                    self.last.append(self._due(pr, last_resort(self.state, pr)))
+
+    def _race(self, start: int, end: int, paid: list[int]) -> None:
+        """A second session beside the only one under way, where several have failed already and a slot is spare."""
+        if len(paid) != 1:
+            return
+        near = range(max(start, paid[0] - NEAR), min(end, paid[0] + NEAR + 1))
+        failed = sum(self.state.prs[self.state.open[index][1]].generations for index in near)
+        pr = self._pivot_near(paid[0], start, end) if failed >= FAILED_BEFORE_RACE else None
+        if pr is not None:
+            reason = f"{failed} sessions near here have failed and nothing else is due for this slot"
+            self.spare.append(self._due(pr, self._session(pr, reason)))
 
     def _pivot_near(self, at: int, start: int, end: int) -> PrRecord | None:
         """The pull request nearest to ``at`` with the fewest sessions spent on it; none if all are spent."""
@@ -311,7 +342,7 @@ class _Planner:
                 pr = self._free(index) if start <= index < end else None
                 if pr is not None and pr.generations < (best.generations if best else self.policy.max_attempts):
                     best = pr
-            if best is not None and (best.generations == 0 or step >= 8):
+            if best is not None and (best.generations == 0 or step >= NEAR):
                 break
         return best
 

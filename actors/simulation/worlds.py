@@ -23,6 +23,7 @@ def make_world(
     days: float = 420.0,
     alone: float = 0.0,
     also: float = 0.0,
+    seeds: int = 0,
     seed: int = 1,
 ) -> World:
     """A world of repositories whose pull requests are spread over ``days`` and whose epochs' lengths are random.
@@ -37,6 +38,7 @@ def make_world(
         days: the time line's length.
         alone: share of pull requests on which their own epoch's contexts fail.
         also: share of pull requests on which a far-away epoch's contexts verify too.
+        seeds: pull requests of each repository, from its middle on, that are swept from the start; 0: all.
         seed: of the world and of its luck.
     """
     random = Random(seed)  # noqa: S311
@@ -55,6 +57,7 @@ def make_world(
                     issue_number=at + 1,
                     created_at=moment,
                     epoch=epoch,
+                    seed=seeds == 0 or prs // 2 <= at < prs // 2 + seeds,
                     also=[random.randrange(count)] if stray else [],
                     alone=alone > 0.0 and random.random() < alone,
                 )

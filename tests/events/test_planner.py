@@ -29,7 +29,7 @@ def test_between_two_of_one_context_everything_is_tried_with_it_at_once() -> Non
     repository = generated({1: "c", 9: "c"}, 9)
     attempts = repository.fill(20, agent="claude")
     assert sorted((one.issue_number, one.context) for one in attempts) == [(n, "c") for n in range(2, 9)]
-    assert "between what that context was verified on (1 and 9)" in attempts[0].reason
+    assert "fits on both sides, around 1 to 9" in attempts[0].reason
 
 
 def test_between_two_contexts_each_is_first_tried_well_inside_its_half() -> None:
