@@ -33,13 +33,12 @@ __all__ = ["Due", "Gap", "gap_of", "gaps", "plan"]
 
 PROBE = 0.5
 SAFE = 0.75
-DOUBLE = 0.13
+DOUBLE = 0.15
 BOUNDARIES_SEEN = 4.0
 PRS_SEEN = 100.0
 ODD_TRIES = 3
 """Contexts tried on a pull request that its surroundings' context does not fit, before an agent is paid for it."""
 
-FAILED_BEFORE_RACE = 3
 NEAR = 8
 """How far from its best place, in pull requests, a session may be made to spare one that had sessions before."""
 
@@ -132,7 +131,7 @@ def plan(state: RepositoryState, *, slots: int) -> list[Due]:
         start = gap.end
     planner.sessions.sort(key=lambda one: -one[0])
     sessions = [due for _, due in planner.sessions]
-    return planner.last + sessions + planner.probes + planner.likely + planner.safe + planner.spare
+    return planner.last + sessions + planner.probes + planner.likely + planner.safe
 
 
 def _survival(distance: float) -> float:
@@ -156,7 +155,6 @@ class _Planner:
         self.last: list[Due] = []
         self.likely: list[Due] = []
         self.safe: list[Due] = []
-        self.spare: list[Due] = []
         self._chosen: set[int] = set()
 
     def look_at(self, gap: Gap) -> None:
@@ -307,7 +305,6 @@ class _Planner:
         """Pays for pivots of the stretch ``start`` to ``end`` (exclusive), which no known context explains."""
         places = [place for place, one in gap.busy if one.stage in _AGENT_OR_STOCK]
         paid = [bisect_left(self.state.open, place) for place in places]
-        self._race(start, end, paid)
         while True:
             at = _next_pivot(start, end, paid)
             pr = self._pivot_near(at, start, end) if at is not None else None
@@ -322,17 +319,6 @@ class _Planner:
                 pr = self._free(index)
                 if pr is not None:
                     self.last.append(self._due(pr, last_resort(self.state, pr)))
-
-    def _race(self, start: int, end: int, paid: list[int]) -> None:
-        """A second session beside the only one under way, where several have failed already and a slot is spare."""
-        if len(paid) != 1:
-            return
-        near = range(max(start, paid[0] - NEAR), min(end, paid[0] + NEAR + 1))
-        failed = sum(self.state.prs[self.state.open[index][1]].generations for index in near)
-        pr = self._pivot_near(paid[0], start, end) if failed >= FAILED_BEFORE_RACE else None
-        if pr is not None:
-            reason = f"{failed} sessions near here have failed and nothing else is due for this slot"
-            self.spare.append(self._due(pr, self._session(pr, reason)))
 
     def _pivot_near(self, at: int, start: int, end: int) -> PrRecord | None:
         """The pull request nearest to ``at`` with the fewest sessions spent on it; none if all are spent."""
