@@ -33,7 +33,7 @@ __all__ = ["Due", "Gap", "gap_of", "gaps", "plan"]
 
 PROBE = 0.5
 SAFE = 0.75
-DOUBLE = 0.15
+DOUBLE = 0.13
 BOUNDARIES_SEEN = 4.0
 PRS_SEEN = 100.0
 ODD_TRIES = 3
