@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from hashlib import sha256
 from random import Random
 
@@ -16,9 +17,9 @@ import msgspec
 
 from actors.simulation import windowed
 from actors.simulation.journal import Journal
-from actors.simulation.slots import Slots
+from actors.simulation.slots import Offers, Slots
 from actors.simulation.world import Oracle, SimulatedRepository, World
-from events.commands import Admit, Claim, FillSlots, Slot, TakeOutcome
+from events.commands import Admit, Claim, FillSlots, TakeOutcome
 from events.decide import decide, is_drained
 from events.pull_request import PrState
 from events.records import posix
@@ -67,10 +68,21 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Simulation:
-    """One virtual sweep of ``world`` into ``log``, which must not hold a sweep of that name yet."""
+    """One virtual sweep of ``world`` into ``log``, which must not hold a sweep of that name yet.
+
+    Without a log the events are counted and not kept. ``progress`` hears how many pull requests are finished with, each
+    time that a repository is.
+    """
 
     def __init__(
-        self, world: World, log: EventLog, *, policy: str = "cascade", knobs: CascadePolicy, sweep: str = "simulated"
+        self,
+        world: World,
+        log: EventLog | None,
+        *,
+        policy: str = "cascade",
+        knobs: CascadePolicy,
+        sweep: str = "simulated",
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._world, self._kind, self._knobs, self._sweep = world, policy, knobs, sweep
         self._oracle = Oracle(world)
@@ -83,8 +95,9 @@ class Simulation:
         self._hungry: dict[str, None] = {}
         self._pending = deque(world.repositories)
         self._queue: deque[tuple[str, int]] = deque()
-        self._decided: list[tuple[str, list[RepositoryEvent]]] = []
+        self._decided: dict[str, list[RepositoryEvent]] = {}
         self._sessions = self._verifications = 0
+        self._progress = progress
         self._totals = {"succeeded": 0, "failed": 0, "unreached": 0}
 
     def run(self) -> Summary:
@@ -173,10 +186,13 @@ class Simulation:
         counts = state.counts(self._sweep)
         succeeded, failed = counts.get("succeeded", 0), counts.get("failed", 0)
         unreached = sum(counts.values()) - succeeded - failed
+        self._journal.record(f"repository:{name}", self._decided.pop(name, []), self._now)
         retired = RepositoryRetired(repository=name, succeeded=succeeded, failed=failed, unreached=unreached)
         self._journal.record(f"sweep:{self._sweep}", [retired], self._now)
         for key, count in (("succeeded", succeeded), ("failed", failed), ("unreached", unreached)):
             self._totals[key] += count
+        if self._progress is not None:
+            self._progress(sum(self._totals.values()))
         del self._states[name]
         self._hungry.pop(name, None)
         self._activate()
@@ -196,6 +212,7 @@ class Simulation:
             _, _, name, started = heapq.heappop(self._ends)
             ended.append(started)
             self._take_in(name, started)
+        self._write_decided()
         self._slots.release(ended, self._now)
         if any(one.agent is not None for one in ended):
             self._hungry.update(dict.fromkeys(self._states))
@@ -237,31 +254,30 @@ class Simulation:
             del self._hungry[name]
             state = self._states[name]
             share = max(1, len(offers) // (len(self._hungry) + 1))
-            given = [offers.pop() for _ in range(share)]
-            armed = {one.attempt_id: one.agent for one in given}
+            given = offers.give(share)
             started = self._started(name, decide(state, FillSlots(slots=given), self._now))
-            used = {one.attempt_id for one in started}
-            offers += [one for one in reversed(given) if one.attempt_id not in used]
-            if any(one.agent is None and armed.get(one.attempt_id) for one in started):
-                offers = self._slots.arm(offers)
-            if len(used) == share:
+            offers.take_back(given, started)
+            if len(started) == share:
                 self._hungry[name] = None
             self._retire_if_drained(name)
         self._slots.grant(self._now)
-        decided, self._decided = self._decided, []
-        for name, events in decided:
+        self._write_decided()
+
+    def _write_decided(self) -> None:
+        """Records what was decided for each repository since the last call, in one batch each."""
+        decided, self._decided = self._decided, {}
+        for name, events in decided.items():
             self._journal.record(f"repository:{name}", events, self._now)
 
-    def _work_off(self, offers: list[Slot]) -> None:
+    def _work_off(self, offers: Offers) -> None:
         parked: list[tuple[str, int]] = []
         while offers and self._queue:
             name, number = self._queue.popleft()
-            events = windowed.next_attempt(self._states[name], number, offers[-1])
+            given = offers.give(1)
+            events = windowed.next_attempt(self._states[name], number, given[0])
             if not events:
                 parked.append((name, number))
-            elif self._started(name, events):
-                offers.pop()
-                offers = self._slots.arm(offers)
+            offers.take_back(given, self._started(name, events))
             self._retire_if_drained(name)
         self._queue.extendleft(reversed(parked))
 
@@ -276,14 +292,11 @@ class Simulation:
             self._verifications += not generation
             seconds = self._oracle.seconds(one.attempt_id, one.agent if generation else None)
             heapq.heappush(self._ends, (self._now + seconds, self._attempts, name, one))
-        self._decided.append((name, events))
-        state = self._states[name]
-        for event in events:
-            evolve(state, event)
+        self._commit(name, events)
         return started
 
     def _commit(self, name: str, events: list[RepositoryEvent]) -> None:
-        self._journal.record(f"repository:{name}", events, self._now)
+        self._decided.setdefault(name, []).extend(events)
         state = self._states[name]
         for event in events:
             evolve(state, event)

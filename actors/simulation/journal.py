@@ -1,4 +1,7 @@
-"""Writes a simulation's events into an ordinary event log, in their order, many batches to a transaction."""
+"""Writes a simulation's events into an ordinary event log, in their order, many batches to a transaction.
+
+Without a log it counts them only.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ BATCHES = 1000
 class Journal:
     """Keeps the versions of the streams it writes. What was not flushed is lost with the process."""
 
-    def __init__(self, log: EventLog, *, prefix: str) -> None:
+    def __init__(self, log: EventLog | None, *, prefix: str) -> None:
         self._log, self._prefix = log, prefix
         self._versions: dict[str, int] = {}
         self._batches: list[Append] = []
@@ -24,7 +27,8 @@ class Journal:
 
     def record(self, stream: str, events: Sequence[Event], at: float) -> None:
         """Appends ``events`` at virtual time ``at`` (POSIX seconds)."""
-        if not events:
+        if not events or self._log is None:
+            self.events += len(events)
             return
         new = []
         for event in events:
@@ -45,6 +49,6 @@ class Journal:
             VersionConflict: somebody else writes these streams.
         """
         batches, self._batches = self._batches, []
-        for result in self._log.append_many(batches) if batches else []:
+        for result in self._log.append_many(batches) if self._log is not None and batches else []:
             if not isinstance(result, Appended):
                 raise result

@@ -7,9 +7,7 @@ verification takes a worker. Leases are granted for what is used and released in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-
-import msgspec
+from collections.abc import Callable, Sequence
 
 from actors.simulation.journal import Journal
 from actors.simulation.world import World
@@ -18,10 +16,50 @@ from events.commands import Slot
 from events.types import Account, AttemptStarted, GovernorClaimed, GovernorEvent, Lease, LeasesGranted
 from events.work import Stage
 
-__all__ = ["Slots"]
+__all__ = ["Offers", "Slots"]
 
 RUNNERS = "docker"
+RUNNER = "runner:"
 STREAM = "governor"
+
+
+class Offers:
+    """Free slots of one moment: ``give`` some, ``take_back`` what was not used. Agents' capacity is given first."""
+
+    def __init__(self, free: list[int], rooms: dict[str, int], name: Callable[[], str]) -> None:
+        self._free, self._rooms, self._name = free, rooms, name
+
+    def __len__(self) -> int:
+        return len(self._free)
+
+    def give(self, count: int) -> list[Slot]:
+        """``count`` slots, the first ones with an agent each, as far as there are any."""
+        given = []
+        for _ in range(count):
+            agent = next(iter(self._rooms), None)
+            if agent is not None:
+                self._change(agent, -1)
+            name = self._name()
+            given.append(
+                Slot(attempt_id=f"a{name}", lease=f"l{name}", runner=f"{RUNNER}{self._free.pop()}", agent=agent)
+            )
+        return given
+
+    def take_back(self, given: Sequence[Slot], started: Sequence[AttemptStarted]) -> None:
+        """Slots of ``given`` in which nothing was started, and agents' capacity that was not used."""
+        used = {one.attempt_id: one.agent for one in started}
+        for slot in reversed(given):
+            if slot.attempt_id not in used:
+                self._free.append(int(slot.runner.removeprefix(RUNNER)))
+            if slot.agent is not None and used.get(slot.attempt_id) is None:
+                self._change(slot.agent, +1)
+
+    def _change(self, agent: str, by: int) -> None:
+        room = self._rooms.get(agent, 0) + by
+        if room:
+            self._rooms[agent] = room
+        else:
+            del self._rooms[agent]
 
 
 class Slots:
@@ -30,7 +68,7 @@ class Slots:
     def __init__(self, world: World, journal: Journal) -> None:
         self._world, self._journal = world, journal
         self._state = governor.GovernorState()
-        self._free = list(range(world.workers - 1, -1, -1))
+        self._free = dict.fromkeys(range(world.workers - 1, -1, -1))
         self._free_of = {one.name: list(range(one.slots - 1, -1, -1)) for one in world.agents}
         self._starts: dict[str, deque[float]] = {one.name: deque() for one in world.agents}
         self._granted: list[Lease] = []
@@ -44,35 +82,25 @@ class Slots:
         accounts += [Account(name=one.name, slots=one.slots) for one in self._world.agents]
         self._record([GovernorClaimed(incarnation="simulation"), *governor.configure(self._state, accounts)], now)
 
-    def offer(self) -> list[Slot]:
-        """Every free worker as a slot, with agents' capacity at the end; to be taken from the end."""
-        slots = []
-        for slot in self._free:
-            self._offered += 1
-            attempt, lease = f"a{self._offered}", f"l{self._offered}"
-            slots.append(Slot(attempt_id=attempt, lease=lease, runner=f"runner:{slot}"))
-        return self.arm(slots)
-
-    def arm(self, slots: list[Slot]) -> list[Slot]:
-        """The same slots with the capacity that agents have now, at the end."""
-        agents: list[str] = []
+    def offer(self) -> Offers:
+        """Every free worker as a slot, and the sessions that each agent may start now."""
+        rooms = {}
         for one in self._world.agents:
             room = len(self._free_of[one.name])
             if one.limit is not None:
                 room = min(room, one.limit.sessions - len(self._starts[one.name]))
-            agents += [one.name] * room
-        plain = max(0, len(slots) - len(agents))
-        armed: list[str | None] = [None] * plain
-        armed += agents[: len(slots) - plain]
-        return [
-            slot if slot.agent == agent else msgspec.structs.replace(slot, agent=agent)
-            for slot, agent in zip(slots, armed, strict=True)
-        ]
+            if room > 0:
+                rooms[one.name] = room
+        return Offers(list(self._free), rooms, self._name)
+
+    def _name(self) -> str:
+        self._offered += 1
+        return str(self._offered)
 
     def take(self, started: AttemptStarted, *, holder: str, now: float) -> None:
         """An attempt starts in an offered slot."""
-        slot = int(started.runner.removeprefix("runner:"))
-        self._free.remove(slot)
+        slot = int(started.runner.removeprefix(RUNNER))
+        del self._free[slot]
         leases = [Lease(lease_id=started.lease, account=RUNNERS, slot=slot, holder=holder, expires_at=now)]
         agent = started.agent
         if agent is not None and started.stage is Stage.LLM_GENERATE:
@@ -94,8 +122,10 @@ class Slots:
         """Frees the slots of attempts that have ended."""
         leases = [lease for one in ended for lease in self._leases.pop(one.attempt_id)]
         for lease in leases:
-            free = self._free if lease.account == RUNNERS else self._free_of[lease.account]
-            free.append(lease.slot)
+            if lease.account == RUNNERS:
+                self._free[lease.slot] = None
+            else:
+                self._free_of[lease.account].append(lease.slot)
         self._record(governor.release(self._state, [one.lease_id for one in leases]), now)
 
     def reset(self, now: float) -> bool:

@@ -118,9 +118,11 @@ def _check(world: World, path: str | Path) -> None:
         return InputError(f"{path}: field `{field}`: {problem}")
 
     names = [one.name for one in world.repositories]
+    known: set[str] = set()
     for index, name in enumerate(names):
-        if name in names[:index]:
+        if name in known:
             raise refuse(f"repositories[{index}]", f"{name} is there twice; merge the two")
+        known.add(name)
     agents = [one.name for one in world.agents]
     for index, name in enumerate(agents):
         if name in agents[:index] or name == "docker":
