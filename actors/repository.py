@@ -29,7 +29,8 @@ from actors.log_client import LogClient, StreamWriter
 from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome
 from events.decide import decide, is_drained
 from events.errors import HeadraceError, VersionConflict
-from events.repository import RepositoryState, evolve
+from events.repository import evolve
+from events.repository_state import RepositoryState
 from events.types import AttemptStarted, ImportedContext, Lease, RepositoryEvent, RepositoryRows
 from events.work import CascadePolicy, Outcome, PullRequest, VerificationRules, WorkOrder
 from store.read_models import CachedContext

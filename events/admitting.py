@@ -7,13 +7,15 @@ starts the cascade at once.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import msgspec
 
+from events.candidates import DAY_S
 from events.commands import Admit
-from events.planner import DAY_S
 from events.pull_request import PrState
-from events.records import PrRecord, posix
-from events.repository import RepositoryState
+from events.records import Place, PrRecord, posix
+from events.repository_state import RepositoryState
 from events.types import Admission, NeighboursQueued, PullRequestReopened, PullRequestsAdmitted, RepositoryEvent
 from events.work import CascadePolicy, VerificationRules
 
@@ -37,11 +39,11 @@ def admit(state: RepositoryState, command: Admit) -> list[RepositoryEvent]:
         events.append(
             PullRequestsAdmitted(sweep=command.sweep, rules=command.rules, policy=command.policy, pull_requests=new)
         )
-    unreached = [
+    unreached = sorted(
         (posix(one.created_at), one.issue_number)
         for one in new
         if not one.seed and not (one.issue_number in state.prs and state.prs[one.issue_number].reached)
-    ]
+    )
     for one in new:
         known = state.prs.get(one.issue_number)
         if known is None or _differs(state, one, command.rules):
@@ -57,15 +59,26 @@ def admit(state: RepositoryState, command: Admit) -> list[RepositoryEvent]:
     return events
 
 
-def queue_neighbours(pr: PrRecord, unreached: list[tuple[float, int]], policy: CascadePolicy) -> list[RepositoryEvent]:
-    """The event that queues the nearest of ``unreached`` (times and numbers), which it takes out of the list."""
-    near = sorted(
-        (abs(at - pr.at), number) for at, number in unreached if abs(at - pr.at) <= policy.window_days * DAY_S
-    )
-    chosen = [number for _, number in near[: policy.neighbor_cap]]
+def queue_neighbours(pr: PrRecord, unreached: list[Place], policy: CascadePolicy) -> list[RepositoryEvent]:
+    """The event that queues the nearest of ``unreached`` (ordered by time), which it takes out of the list."""
+    chosen: list[int] = []
+    reach = policy.window_days * DAY_S
+    right = bisect_left(unreached, (pr.at, pr.issue_number))
+    left = right - 1
+    while len(chosen) < policy.neighbor_cap and (left >= 0 or right < len(unreached)):
+        before = pr.at - unreached[left][0] if left >= 0 else float("inf")
+        after = unreached[right][0] - pr.at if right < len(unreached) else float("inf")
+        if min(before, after) > reach:
+            break
+        if before <= after:
+            chosen.append(unreached[left][1])
+            left -= 1
+        else:
+            chosen.append(unreached[right][1])
+            right += 1
     if not chosen:
         return []
-    unreached[:] = [one for one in unreached if one[1] not in set(chosen)]
+    del unreached[left + 1 : right]
     reason = f"PR {pr.issue_number} is verified; these are its nearest neighbours that no cascade had reached"
     return [NeighboursQueued(source=pr.issue_number, issue_numbers=chosen, reason=reason)]
 

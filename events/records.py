@@ -9,7 +9,10 @@ import msgspec
 from events.pull_request import PrState
 from events.work import Stage, VerificationRules
 
-__all__ = ["InFlight", "PrRecord", "import_key", "posix"]
+__all__ = ["InFlight", "Place", "PrRecord", "import_key", "posix"]
+
+Place = tuple[float, int]
+"""A pull request's place on the time line: POSIX seconds, then its number."""
 
 
 def posix(created_at: str) -> float:

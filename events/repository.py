@@ -15,15 +15,14 @@ What the state guarantees at every version:
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Callable, Iterable
 from typing import Any
-
-import msgspec
 
 from events.errors import IllegalTransition
 from events.pull_request import FINISHED, TRANSITIONS, PrState, next_state
 from events.records import InFlight, PrRecord, import_key, posix
+from events.repository_state import RepositoryState, remove_place
 from events.types import (
     Admission,
     AttemptFailed,
@@ -33,7 +32,6 @@ from events.types import (
     AttemptSucceeded,
     CacheHit,
     ContextsImported,
-    ImportedContext,
     LeaseAwaited,
     NeighboursQueued,
     PullRequestFailed,
@@ -44,63 +42,12 @@ from events.types import (
     RepositoryEvent,
     StageEntered,
 )
-from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
+from events.work import FailureClass, Stage, VerificationRules
 
 __all__ = ["RepositoryState", "evolve", "fold"]
 
 _ENTERED = {stage: f"StageEntered:{stage.value}" for stage in Stage}
 _STARTED = {stage: f"AttemptStarted:{stage.value}" for stage in Stage}
-
-
-class RepositoryState(msgspec.Struct, kw_only=True):
-    """All that the stream of one repository says; ``version`` counts the events folded."""
-
-    repository: str
-    version: int = 0
-    incarnation: str = ""
-    sweep: str = ""
-    policy: CascadePolicy | None = None
-    prs: dict[int, PrRecord] = msgspec.field(default_factory=dict)
-    members: dict[str, set[int]] = msgspec.field(default_factory=dict)
-    ready: dict[int, None] = msgspec.field(default_factory=dict)
-    waiting: dict[int, None] = msgspec.field(default_factory=dict)
-    inflight: dict[str, InFlight] = msgspec.field(default_factory=dict)
-    verified: list[tuple[float, int]] = msgspec.field(default_factory=list)
-    imported: dict[str, ImportedContext] = msgspec.field(default_factory=dict)
-    infra_streak: int = 0
-    not_before: float = 0.0
-
-    def next_start(self) -> float | None:
-        """When the first of ``ready`` may be worked on, in POSIX seconds; ``None``: none is ready."""
-        if not self.ready:
-            return None
-        return max(self.not_before, min(self.prs[number].not_before for number in self.ready))
-
-    @property
-    def anchor(self) -> str:
-        """The commit of the earliest pull request: what the repository tier of images holds."""
-        return min(self.prs.values(), key=lambda pr: (pr.at, pr.issue_number)).commit if self.prs else ""
-
-    def of_sweep(self, sweep: str) -> list[PrRecord]:
-        """The pull requests of one sweep, in the order of their times."""
-        return sorted((self.prs[n] for n in self.members.get(sweep, ())), key=lambda pr: (pr.at, pr.issue_number))
-
-    def counts(self, sweep: str) -> dict[str, int]:
-        """Pull requests of one sweep by state; those that wait for a slot appear as ``awaiting_slot``."""
-        found: dict[str, int] = {}
-        for number in self.members.get(sweep, ()):
-            key = str(self.shown_state(number))
-            found[key] = found.get(key, 0) + 1
-        return found
-
-    def shown_state(self, number: int) -> str:
-        """A pull request's state as people are shown it; ``unreached``: no cascade has come to it."""
-        pr = self.prs[number]
-        if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
-            if number in self.ready:
-                return PrState.AWAITING_SLOT if pr.state is PrState.FIND_SIMILAR else PrState.QUEUED
-            return "unreached" if not pr.reached else str(pr.state)
-        return str(pr.state)
 
 
 def evolve(state: RepositoryState, event: RepositoryEvent) -> RepositoryState:
@@ -147,16 +94,28 @@ def _make_ready(state: RepositoryState, pr: PrRecord) -> None:
     state.waiting.pop(pr.issue_number, None)
     if pr.reached and _is_member(state, pr.issue_number):
         state.ready[pr.issue_number] = None
+        if pr.state is PrState.QUEUED:
+            state.queued[pr.issue_number] = None
 
 
 def _leave_queue(state: RepositoryState, number: int) -> None:
     state.ready.pop(number, None)
+    state.queued.pop(number, None)
     state.waiting.pop(number, None)
+
+
+def _not_held(state: RepositoryState, pr: PrRecord) -> None:
+    if pr.behind is not None:
+        members = state.held.get(pr.behind, {})
+        members.pop(pr.issue_number, None)
+        if not members:
+            state.held.pop(pr.behind, None)
+        pr.behind = None
 
 
 def _forget_success(state: RepositoryState, pr: PrRecord) -> None:
     if pr.state is PrState.SUCCEEDED:
-        del state.verified[bisect_left(state.verified, (pr.at, pr.issue_number))]
+        remove_place(state.verified, (pr.at, pr.issue_number))
         pr.context = None
 
 
@@ -165,6 +124,8 @@ def _claimed(state: RepositoryState, event: RepositoryClaimed) -> None:
     if state.sweep != event.sweep:
         state.sweep = event.sweep
         state.ready.clear()
+        state.queued.clear()
+        state.reindex()
         for number in sorted(state.members.get(event.sweep, ())):
             if state.prs[number].state in (PrState.QUEUED, PrState.FIND_SIMILAR):
                 _make_ready(state, state.prs[number])
@@ -183,6 +144,8 @@ def _admitted(state: RepositoryState, event: PullRequestsAdmitted) -> None:
         if known is not None:
             _forget_success(state, known)
             _leave_queue(state, one.issue_number)
+            _not_held(state, known)
+            state.forget_refutations(known)
         state.prs[one.issue_number] = PrRecord(
             issue_number=one.issue_number,
             created_at=one.created_at,
@@ -199,6 +162,7 @@ def _admitted(state: RepositoryState, event: PullRequestsAdmitted) -> None:
         pr.reached = pr.reached or one.seed
         if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
             _make_ready(state, pr)
+    state.reindex()
 
 
 def _is_other_job(state: RepositoryState, one: Admission, rules: VerificationRules) -> bool:
@@ -212,10 +176,14 @@ def _imported(state: RepositoryState, event: ContextsImported) -> None:
 
 
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
-    pr, to = _record(state, event.issue_number, _ENTERED[event.stage])
-    pr.state, pr.reason, pr.behind = to, event.reason, None
-    if to is PrState.FIND_SIMILAR:
-        _make_ready(state, pr)
+    trigger = _ENTERED[event.stage]
+    moved = [_record(state, number, trigger) for number in (event.issue_number, *event.others)]
+    for pr, to in moved:
+        pr.state, pr.reason = to, event.reason
+        _not_held(state, pr)
+        state.queued.pop(pr.issue_number, None)
+        if to is PrState.FIND_SIMILAR:
+            _make_ready(state, pr)
 
 
 def _cache_hit(state: RepositoryState, event: CacheHit) -> None:
@@ -224,10 +192,13 @@ def _cache_hit(state: RepositoryState, event: CacheHit) -> None:
 
 
 def _held(state: RepositoryState, event: PullRequestHeld) -> None:
-    pr, to = _record(state, event.issue_number, "PullRequestHeld")
-    pr.state, pr.reason, pr.behind = to, event.reason, event.behind
-    _leave_queue(state, event.issue_number)
-    state.waiting[event.issue_number] = None
+    numbers = (event.issue_number, *event.others)
+    moved = [_record(state, number, "PullRequestHeld") for number in numbers]
+    for pr, to in moved:
+        pr.state, pr.reason, pr.behind = to, event.reason, event.behind
+        _leave_queue(state, pr.issue_number)
+        state.waiting[pr.issue_number] = None
+    state.held.setdefault(event.behind, {}).update(dict.fromkeys(numbers))
 
 
 def _lease_awaited(state: RepositoryState, event: LeaseAwaited) -> None:
@@ -268,6 +239,7 @@ def _end_attempt(
 def _succeed(state: RepositoryState, pr: PrRecord, to: PrState, context: str, reason: str) -> None:
     pr.state, pr.context, pr.reason = to, context, reason
     _leave_queue(state, pr.issue_number)
+    state.close(pr)
     insort(state.verified, (pr.at, pr.issue_number))
 
 
@@ -290,7 +262,7 @@ def _attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
         state.infra_streak, state.not_before = 0, 0.0
         refuted = event.outcome.context or attempt.context
         if refuted is not None:
-            pr.tried.add(refuted)
+            state.refute(refuted, pr)
         if attempt.stage is Stage.LLM_GENERATE:
             pr.generations += 1
     _make_ready(state, pr)
@@ -319,7 +291,11 @@ def _neighbours_queued(state: RepositoryState, event: NeighboursQueued) -> None:
             raise IllegalTransition(machine="pull request", state="unknown", event="NeighboursQueued", subject=subject)
     for number in event.issue_numbers:
         pr = state.prs[number]
-        pr.reached = True
+        if not pr.reached:
+            pr.reached = True
+            if pr.state not in FINISHED and _is_member(state, number):
+                remove_place(state.unreached, (pr.at, number))
+                insort(state.open, (pr.at, number))
         if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
             _make_ready(state, pr)
 
@@ -328,6 +304,7 @@ def _failed(state: RepositoryState, event: PullRequestFailed) -> None:
     pr, to = _record(state, event.issue_number, "PullRequestFailed")
     pr.state, pr.reason = to, event.reason
     _leave_queue(state, event.issue_number)
+    state.close(pr)
 
 
 def _reopened(state: RepositoryState, event: PullRequestReopened) -> None:
@@ -335,10 +312,12 @@ def _reopened(state: RepositoryState, event: PullRequestReopened) -> None:
     if pr.state in FINISHED:
         _forget_success(state, pr)
     pr.state, pr.reason = to, event.reason
-    pr.tried.clear()
+    state.forget_refutations(pr)
     pr.generations = pr.rate_limits = pr.infra_failures = pr.runner_deaths = 0
     pr.not_before = 0.0
     pr.reached = True
+    if _is_member(state, pr.issue_number):
+        insort(state.open, (pr.at, pr.issue_number))
     _make_ready(state, pr)
 
 

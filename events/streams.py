@@ -26,7 +26,7 @@ import msgspec
 from events import governor, repository, sweep
 from events.errors import IllegalTransition
 from events.governor import GovernorState
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.sweep import SweepState
 from events.types import Event, OutcomeReported
 from events.work import Outcome

@@ -117,11 +117,15 @@ class ContextsImported(_Event, frozen=True):
 
 
 class StageEntered(_Event, frozen=True):
-    """A pull request moved on to a stage that runs nothing itself (``check_cache``, ``find_similar``)."""
+    """A pull request moved on to a stage that runs nothing itself (``check_cache``, ``find_similar``).
+
+    ``others``: further pull requests that did the same at the same moment for the same reason.
+    """
 
     issue_number: int
     stage: Stage
     reason: str = ""
+    others: list[int] = msgspec.field(default_factory=list)
 
 
 class CacheHit(_Event, frozen=True):
@@ -134,11 +138,15 @@ class CacheHit(_Event, frozen=True):
 
 
 class PullRequestHeld(_Event, frozen=True):
-    """A pull request waits for a generation in flight whose result may serve it."""
+    """A pull request waits for an attempt in flight whose result may serve it.
+
+    ``others``: further pull requests that wait for the same attempt from the same moment on.
+    """
 
     issue_number: int
     behind: str
     reason: str
+    others: list[int] = msgspec.field(default_factory=list)
 
 
 class LeaseAwaited(_Event, frozen=True):

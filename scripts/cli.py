@@ -25,6 +25,7 @@ COMMANDS = {
     "status": "Shows how a sweep stands.",
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
+    "simulate": "Sweeps a made-up world in virtual time.",
     "doctor": "Checks what this machine needs, and says how to mend it.",
 }
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import cast
 
 from events.errors import UnknownSweep
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.sweep import SweepState
 from store.log import EventLog
 from store.opening import Store, open_store

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from events.governor import GovernorState
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.sweep import RepositoryPhase, SweepState
 from scripts.events import iso
 from store.opening import open_store

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from events.pull_request import PrState
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.sweep import SweepState
 from scripts.display import state_table
 from scripts.reading import open_sweep, read_repository

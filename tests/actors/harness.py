@@ -16,7 +16,8 @@ import msgspec
 from actors.admission import rows_to_bytes
 from actors.settings import Settings, SweepSettings
 from events import codec
-from events.repository import RepositoryState, fold
+from events.repository import fold
+from events.repository_state import RepositoryState
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,

@@ -7,7 +7,7 @@ from typing import cast
 
 from events import codec, governor, repository, sweep
 from events.governor import GovernorState
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.sweep import SweepState
 from events.types import AttemptInterrupted, AttemptStarted, AttemptSucceeded, Event, OutcomeReported
 from store.log import Append, Appended, RecordedEvent, Refused

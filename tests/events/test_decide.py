@@ -110,24 +110,41 @@ def test_one_generation_is_in_flight_and_who_may_be_served_is_held() -> None:
     repository = Repository(1, 2, 3, try_default=False, generate=True)
     (generation,) = repository.fill(3, agent="claude")
     assert generation.stage is Stage.LLM_GENERATE
-    held = [one for one in repository.events if isinstance(one, PullRequestHeld)]
-    assert [(one.issue_number, one.reason) for one in held] == [
-        (2, "PR 1's generation may serve it"),
-        (3, "PR 1's generation may serve it"),
-    ]
+    assert generation.issue_number == 2, "the middle of what is unexplained"
+    (held,) = [one for one in repository.events if isinstance(one, PullRequestHeld)]
+    assert (held.issue_number, held.others, held.behind) == (1, [3], generation.attempt_id)
+    assert held.reason == "PR 2's generation may serve it"
+    assert [repository.state_of(number) for number in (1, 3)] == ["held", "held"]
+    assert not repository.fill(3, agent="claude"), "who is held takes no slot"
     repository.end(generation, context="c1")
     attempts = repository.fill(3, agent="claude")
     assert [(one.stage, one.context) for one in attempts] == [(Stage.TRY_SIMILAR, "c1")] * 2
 
 
-def test_when_a_generation_fails_one_of_the_held_generates_and_the_others_wait_again() -> None:
+def test_when_a_generation_fails_another_of_the_stretch_generates_and_its_context_is_tried_on_the_first() -> None:
     repository = Repository(1, 2, 3, try_default=False, generate=True, max_attempts=1)
     (generation,) = repository.fill(3, agent="claude")
     repository.end(generation, verified=False, context="bad")
-    assert repository.state_of(1) == "failed"
     (again,) = repository.fill(3, agent="claude")
-    assert (again.stage, again.issue_number) == (Stage.LLM_GENERATE, 2)
-    assert repository.state_of(3) == "held"
+    assert (again.stage, again.issue_number) == (Stage.LLM_GENERATE, 1)
+    assert [repository.state_of(number) for number in (2, 3)] == ["held", "held"]
+    repository.end(again, context="good")
+    attempts = repository.fill(3, agent="claude")
+    assert sorted((one.issue_number, one.context) for one in attempts) == [(2, "good"), (3, "good")]
+
+
+def test_when_every_generation_of_a_stretch_has_failed_all_of_it_has_failed() -> None:
+    repository = Repository(1, 2, try_default=False, generate=True, max_attempts=2)
+    sessions = 0
+    while attempts := repository.fill(2, agent="claude"):
+        for one in attempts:
+            sessions += 1
+            repository.end(one, verified=False, context=None)
+    assert sessions == 4
+    failed = [one for one in repository.events if isinstance(one, PullRequestFailed)]
+    assert sorted(one.issue_number for one in failed) == [1, 2]
+    assert failed[0].reason == "failed as recipe (0 contexts refuted, all 2 generations failed)"
+    assert is_drained(repository.state)
 
 
 def test_a_verified_pull_request_between_two_separates_them_and_both_generate_at_once() -> None:
@@ -268,7 +285,7 @@ def test_a_context_that_the_cache_knows_for_these_inputs_and_rules_ends_the_work
     assert repository.do(ImportContexts(contexts=[known, other])) == []
     (attempt,) = repository.fill(1)
     assert any(isinstance(one, CacheHit) and one.issue_number == 1 for one in repository.events)
-    assert (repository.state_of(1), attempt.issue_number, attempt.context) == ("succeeded", 2, STOCK)
+    assert (repository.state_of(1), attempt.issue_number, attempt.context) == ("succeeded", 2, "c")
 
 
 def test_unused_slots_start_nothing_twice() -> None:
@@ -299,10 +316,9 @@ def known_context(number: int, *, inputs: str = "", context: str = "c") -> Impor
 def test_a_cache_hit_starts_the_cascade_like_any_success() -> None:
     repository = Repository(rows=[admission(1), admission(2, seed=False), admission(90, seed=False)])
     repository.do(ImportContexts(contexts=[known_context(1)]))
-    assert not repository.fill(1)
+    (attempt,) = repository.fill(1)
     (queued,) = [one for one in repository.events if isinstance(one, NeighboursQueued)]
     assert (queued.source, queued.issue_numbers) == (1, [2])
-    (attempt,) = repository.fill(1)
     assert (attempt.issue_number, attempt.context) == (2, "c")
 
 
@@ -382,17 +398,13 @@ def test_what_kills_its_runner_is_tried_later_and_later_and_what_a_run_left_is_n
 
 
 def test_the_window_bounds_each_side_by_itself() -> None:
-    repository = Repository(try_default=False, generate=True, max_candidates=10)
-    contexts = {0: "far", 95: "left", 101: "near", 102: "second", 103: "third"}
-    for day, context in contexts.items():
-        repository.join(day + 1, try_default=False, generate=True, max_candidates=10)
-        while repository.state_of(day + 1) != "succeeded":
-            (attempt,) = repository.fill(1, agent="claude")
-            generated = attempt.stage is Stage.LLM_GENERATE
-            repository.end(attempt, verified=generated, context=context if generated else attempt.context)
-    repository.join(101, try_default=False, generate=True, max_candidates=10)
+    contexts = {1: "far", 96: "left", 102: "near", 103: "second", 104: "third"}
+    rows = [admission(number) for number in (*contexts, 101)]
+    repository = Repository(rows=rows, try_default=False, max_candidates=10)
+    known = [known_context(number, context=context) for number, context in contexts.items()]
+    repository.do(ImportContexts(contexts=known))
     tried = []
-    while (attempt := repository.fill(1, agent="claude")[0]).stage is Stage.TRY_SIMILAR:
-        tried.append(attempt.context)
-        repository.end(attempt, verified=False)
+    while attempts := repository.fill(1):
+        tried += [one.context for one in attempts]
+        repository.end(attempts[0], verified=False)
     assert tried == ["left", "near", "second", "third"]

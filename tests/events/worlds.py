@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from events.commands import Admit, Claim, Command, FillSlots, Slot, TakeOutcome
 from events.decide import decide
-from events.repository import RepositoryState, evolve
+from events.repository import evolve
+from events.repository_state import RepositoryState
 from events.types import Admission, AttemptStarted, RepositoryEvent
 from events.work import CascadePolicy, FailureClass, Level, Outcome, VerificationRules
 

@@ -19,7 +19,7 @@ from events import codec, governor, repository, sweep
 from events.errors import InputError, LogCorrupt, ReplayDivergence, UnknownEventType
 from events.governor import GovernorState
 from events.replay import replay
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.streams import State, digest_of, first_difference, machine_of
 from events.sweep import SweepState
 from scripts.cli import main

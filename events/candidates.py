@@ -1,0 +1,130 @@
+"""What is due for one pull request alone: existing contexts in their order, the stock template, or giving up.
+
+The order: the contexts of the nearest verified neighbours, one from each side of the time line first, then outwards
+within the neighbour window; those that were refuted between their pull request and this one (beyond a boundary) come
+last. At most ``max_candidates`` in all, and none twice on one pull request. Then the stock template.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+
+import msgspec
+
+from events.records import PrRecord
+from events.repository_state import RepositoryState
+from events.work import CascadePolicy, Stage
+
+__all__ = ["DAY_S", "Generate", "GiveUp", "Step", "Try", "candidates", "last_resort", "policy_of", "without_agent"]
+
+DAY_S = 86_400.0
+
+
+class Try(msgspec.Struct, frozen=True):
+    """Verify an existing context on the pull request. ``source``: the pull request that it was verified on."""
+
+    stage: Stage
+    context: str
+    source: int | None
+    reason: str
+
+
+class Generate(msgspec.Struct, frozen=True):
+    """Pay an agent."""
+
+    reason: str
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Nothing is left to try."""
+
+    reason: str
+
+
+Step = Try | Generate | GiveUp
+
+
+def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None = None) -> Try | GiveUp:
+    """What is due for ``pr`` when no agent may be paid; ``refuted``: by an outcome that is not folded yet."""
+    policy = policy_of(state)
+    tried = pr.tried | {refuted} if refuted else pr.tried
+    step = next(candidates(state, pr, tried=tried), None)
+    if step is not None:
+        return step
+    if policy.try_default and policy.stock_context not in tried:
+        return Try(Stage.TRY_DEFAULT, policy.stock_context, None, "no neighbour's context is left to try")
+    return GiveUp(_why_given_up(tried, "no agent is enabled"))
+
+
+def last_resort(state: RepositoryState, pr: PrRecord) -> Try | GiveUp:
+    """What is due for ``pr`` when all its generations have failed and no other can serve it."""
+    step = next(candidates(state, pr, tried=pr.tried), None)
+    return step or GiveUp(_why_given_up(pr.tried, f"all {pr.generations} generations failed"))
+
+
+def candidates(state: RepositoryState, pr: PrRecord, *, tried: set[str], most: int | None = None) -> Iterator[Try]:
+    """Contexts to try on ``pr``, in their order; none once ``most`` (default: ``max_candidates``) were refuted."""
+    policy = policy_of(state)
+    most = policy.max_candidates if most is None else min(most, policy.max_candidates)
+    if len(tried - {policy.stock_context}) >= most:
+        return
+    seen = set(tried)
+    beyond: list[PrRecord] = []
+    for rank, source in enumerate(_outwards(state, pr)):
+        if rank >= 2 and abs(source.at - pr.at) > policy.window_days * DAY_S:
+            break
+        context = source.context
+        if context is None or context in seen:
+            continue
+        seen.add(context)
+        if _refuted_between(state, context, source, pr):
+            beyond.append(source)
+        else:
+            yield _try(pr, source, "")
+    for source in beyond:
+        yield _try(pr, source, ", though it was refuted nearer")
+
+
+def policy_of(state: RepositoryState) -> CascadePolicy:
+    """The policy in force."""
+    assert state.policy is not None, "a pull request is only ever admitted together with a policy"  # noqa: S101
+    return state.policy
+
+
+def _outwards(state: RepositoryState, pr: PrRecord) -> Iterator[PrRecord]:
+    """Verified pull requests: the nearest of each side, then all others by distance."""
+    line = state.verified
+    right = bisect_left(line, (pr.at, pr.issue_number))
+    left = right - 1
+    for index in (left, right):
+        if 0 <= index < len(line):
+            yield state.prs[line[index][1]]
+    left, right = left - 1, right + 1
+    while left >= 0 or right < len(line):
+        if right >= len(line) or (left >= 0 and pr.at - line[left][0] <= line[right][0] - pr.at):
+            yield state.prs[line[left][1]]
+            left -= 1
+        else:
+            yield state.prs[line[right][1]]
+            right += 1
+
+
+def _refuted_between(state: RepositoryState, context: str, source: PrRecord, pr: PrRecord) -> bool:
+    places = state.refuted.get(context)
+    if not places:
+        return False
+    low, high = sorted(((source.at, source.issue_number), (pr.at, pr.issue_number)))
+    return bisect_right(places, low) < bisect_left(places, high)
+
+
+def _try(pr: PrRecord, source: PrRecord, caveat: str) -> Try:
+    assert source.context is not None  # noqa: S101 - candidates are verified
+    days = abs(source.at - pr.at) / DAY_S
+    side = "left" if (source.at, source.issue_number) < (pr.at, pr.issue_number) else "right"
+    reason = f"tries PR {source.issue_number}'s context: verified on the {side}, {days:.0f} days away{caveat}"
+    return Try(Stage.TRY_SIMILAR, source.context, source.issue_number, reason)
+
+
+def _why_given_up(tried: set[str], end: str) -> str:
+    return f"{len(tried)} context{'s' * (len(tried) != 1)} refuted, {end}"

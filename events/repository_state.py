@@ -1,0 +1,109 @@
+"""What the stream of one repository says: its pull requests, its attempts in flight, and indexes for quick decisions.
+
+Only :func:`events.repository.evolve` changes a state. The indexes are kept by it and follow from the rest:
+
+- ``open``: the pull requests of the active sweep that were reached and are not finished, ordered by time;
+- ``unreached``: those that no cascade has reached yet, ordered by time;
+- ``queued``: those of ``ready`` that have not been through the cache;
+- ``refuted``: by context, where on the time line it was refuted, ordered by time;
+- ``held``: by attempt, who waits for its end.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+
+import msgspec
+
+from events.pull_request import FINISHED, PrState
+from events.records import InFlight, Place, PrRecord
+from events.types import ImportedContext
+from events.work import CascadePolicy
+
+__all__ = ["RepositoryState", "remove_place"]
+
+
+class RepositoryState(msgspec.Struct, kw_only=True):
+    """All that the stream of one repository says; ``version`` counts the events folded."""
+
+    repository: str
+    version: int = 0
+    incarnation: str = ""
+    sweep: str = ""
+    policy: CascadePolicy | None = None
+    prs: dict[int, PrRecord] = msgspec.field(default_factory=dict)
+    members: dict[str, set[int]] = msgspec.field(default_factory=dict)
+    ready: dict[int, None] = msgspec.field(default_factory=dict)
+    waiting: dict[int, None] = msgspec.field(default_factory=dict)
+    inflight: dict[str, InFlight] = msgspec.field(default_factory=dict)
+    open: list[Place] = msgspec.field(default_factory=list)
+    unreached: list[Place] = msgspec.field(default_factory=list)
+    queued: dict[int, None] = msgspec.field(default_factory=dict)
+    refuted: dict[str, list[Place]] = msgspec.field(default_factory=dict)
+    held: dict[str, dict[int, None]] = msgspec.field(default_factory=dict)
+    verified: list[Place] = msgspec.field(default_factory=list)
+    imported: dict[str, ImportedContext] = msgspec.field(default_factory=dict)
+    infra_streak: int = 0
+    not_before: float = 0.0
+
+    def next_start(self) -> float | None:
+        """When the first of ``ready`` may be worked on, in POSIX seconds; ``None``: none is ready."""
+        if not self.ready:
+            return None
+        return max(self.not_before, min(self.prs[number].not_before for number in self.ready))
+
+    @property
+    def anchor(self) -> str:
+        """The commit of the earliest pull request: what the repository tier of images holds."""
+        return min(self.prs.values(), key=lambda pr: (pr.at, pr.issue_number)).commit if self.prs else ""
+
+    def of_sweep(self, sweep: str) -> list[PrRecord]:
+        """The pull requests of one sweep, in the order of their times."""
+        return sorted((self.prs[n] for n in self.members.get(sweep, ())), key=lambda pr: (pr.at, pr.issue_number))
+
+    def counts(self, sweep: str) -> dict[str, int]:
+        """Pull requests of one sweep by state; those that wait for a slot appear as ``awaiting_slot``."""
+        found: dict[str, int] = {}
+        for number in self.members.get(sweep, ()):
+            key = str(self.shown_state(number))
+            found[key] = found.get(key, 0) + 1
+        return found
+
+    def shown_state(self, number: int) -> str:
+        """A pull request's state as people are shown it; ``unreached``: no cascade has come to it."""
+        pr = self.prs[number]
+        if pr.state in (PrState.QUEUED, PrState.FIND_SIMILAR):
+            if number in self.ready:
+                return PrState.AWAITING_SLOT if pr.state is PrState.FIND_SIMILAR else PrState.QUEUED
+            return "unreached" if not pr.reached else str(pr.state)
+        return str(pr.state)
+
+    def reindex(self) -> None:
+        """Makes ``open`` and ``unreached`` anew, after the active sweep or its pull requests have changed."""
+        active = [self.prs[n] for n in self.members.get(self.sweep, ()) if self.prs[n].state not in FINISHED]
+        self.open = sorted((pr.at, pr.issue_number) for pr in active if pr.reached)
+        self.unreached = sorted((pr.at, pr.issue_number) for pr in active if not pr.reached)
+
+    def close(self, pr: PrRecord) -> None:
+        """Takes a finished pull request out of the indexes."""
+        for line in (self.open, self.unreached):
+            remove_place(line, (pr.at, pr.issue_number))
+
+    def refute(self, context: str, pr: PrRecord) -> None:
+        """Remembers that ``context`` does not build ``pr``."""
+        if context not in pr.tried:
+            pr.tried.add(context)
+            insort(self.refuted.setdefault(context, []), (pr.at, pr.issue_number))
+
+    def forget_refutations(self, pr: PrRecord) -> None:
+        """Forgets what was refuted on a pull request that is worked on anew."""
+        for context in pr.tried:
+            remove_place(self.refuted[context], (pr.at, pr.issue_number))
+        pr.tried.clear()
+
+
+def remove_place(line: list[Place], place: Place) -> None:
+    """Takes ``place`` out of an ordered line, if it is there."""
+    index = bisect_left(line, place)
+    if index < len(line) and line[index] == place:
+        del line[index]

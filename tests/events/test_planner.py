@@ -1,0 +1,122 @@
+"""The order of the cascade with agents: probes, pivots, safe tries, the odd one, and its indexes after any history."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from events.repository import fold
+from events.types import AttemptStarted, PullRequestFailed
+from events.work import Stage
+from tests.events.worlds import STOCK, Repository, admission
+
+
+def generated(context_of: dict[int, str], count: int, **changes: object) -> Repository:
+    """PRs 1 to ``count``, some of them verified already with the contexts of their own that ``context_of`` tells."""
+    options = {"try_default": False, "generate": True, **changes}
+    repository = Repository(rows=[admission(number) for number in context_of], **options)
+    while attempts := repository.fill(1, agent="claude"):
+        for one in attempts:
+            generates = one.stage is Stage.LLM_GENERATE
+            context = context_of[one.issue_number] if generates else one.context
+            repository.end(one, verified=context == context_of[one.issue_number], context=context)
+    repository.join(*(number for number in range(1, count + 1) if number not in context_of), **options)
+    return repository
+
+
+def test_between_two_of_one_context_everything_is_tried_with_it_at_once() -> None:
+    repository = generated({1: "c", 9: "c"}, 9)
+    attempts = repository.fill(20, agent="claude")
+    assert sorted((one.issue_number, one.context) for one in attempts) == [(n, "c") for n in range(2, 9)]
+    assert "fits on both sides, around 1 to 9" in attempts[0].reason
+
+
+def test_between_two_contexts_each_is_first_tried_well_inside_its_half() -> None:
+    repository = generated({1: "left", 30: "right"}, 30)
+    attempts = repository.fill(2, agent="claude")
+    places = {one.context: one.issue_number for one in attempts}
+    assert 1 < places["left"] < 16 <= places["right"] < 30
+
+
+def test_a_refutation_bounds_where_a_context_is_tried_next() -> None:
+    repository = generated({1: "left", 30: "right"}, 30)
+    for one in repository.fill(2, agent="claude"):
+        repository.end(one, verified=False)
+    refuted = {one.context: one.issue_number for one in repository.events if isinstance(one, AttemptStarted)}
+    for one in repository.fill(40, agent="claude"):
+        if one.context == "left":
+            assert one.issue_number < refuted["left"]
+        if one.context == "right":
+            assert one.issue_number > refuted["right"]
+
+
+def test_the_pivot_lies_in_the_stretch_where_both_sides_are_refuted() -> None:
+    repository = generated({1: "left", 9: "right"}, 9)
+    generation = None
+    for _ in range(12):
+        for one in repository.fill(1, agent="claude"):
+            if one.stage is Stage.LLM_GENERATE:
+                generation = one
+            else:
+                repository.end(one, verified=one.issue_number in {2, 8})
+    assert generation is not None
+    assert 3 <= generation.issue_number <= 7
+    assert "unexplained" in generation.reason
+
+
+def test_sessions_start_in_parallel_only_far_apart() -> None:
+    near = Repository(*range(1, 41), try_default=False, generate=True)
+    far = Repository(*range(1, 401), try_default=False, generate=True)
+    assert len(near.fill(50, agent="claude")) == 1
+    places = sorted(one.issue_number for one in far.fill(50, agent="claude"))
+    assert len(places) > 2
+    assert min(b - a for a, b in pairwise(places)) > 50
+
+
+def test_the_stock_template_is_tried_on_the_pivot_only_before_an_agent_is_paid() -> None:
+    repository = Repository(*range(1, 6), generate=True)
+    (stock,) = repository.fill(5, agent="claude")
+    assert (stock.stage, stock.context, stock.issue_number) == (Stage.TRY_DEFAULT, STOCK, 3)
+    repository.end(stock, verified=False)
+    (generation,) = repository.fill(5, agent="claude")
+    assert (generation.stage, generation.issue_number) == (Stage.LLM_GENERATE, 3)
+
+
+def test_a_pull_request_that_its_surroundings_do_not_fit_gets_a_session_of_its_own() -> None:
+    repository = generated({1: "c", 5: "c"}, 5)
+    sessions = []
+    while attempts := repository.fill(5, agent="claude"):
+        for one in attempts:
+            if one.stage is Stage.LLM_GENERATE:
+                sessions.append(one.issue_number)
+                repository.end(one, context="own")
+            else:
+                repository.end(one, verified=one.issue_number != 3)
+    assert sessions == [3]
+    assert repository.state.counts("s") == {"succeeded": 5}
+
+
+@pytest.mark.parametrize("broken", [1, 3, 5])
+def test_one_that_nothing_builds_fails_alone(broken: int) -> None:
+    repository = Repository(*range(1, 6), try_default=False, generate=True, max_attempts=2)
+    while attempts := repository.fill(5, agent="claude"):
+        for one in attempts:
+            repository.end(one, verified=one.issue_number != broken, context=one.context or "made")
+    assert repository.state.counts("s") == {"succeeded": 4, "failed": 1}
+    (failed,) = [one for one in repository.events if isinstance(one, PullRequestFailed)]
+    assert failed.issue_number == broken
+
+
+def test_the_indexes_follow_from_the_events_alone() -> None:
+    repository = generated({1: "left", 9: "right"}, 9)
+    for attempt in repository.fill(6, agent="claude"):
+        repository.end(attempt, verified=attempt.issue_number % 2 == 0)
+    state = repository.state
+    assert fold("o/r", repository.events) == state
+    open_ = [pr for pr in state.prs.values() if str(pr.state) not in {"succeeded", "failed"}]
+    assert state.open == sorted((pr.at, pr.issue_number) for pr in open_)
+    refuted = {(context, pr.issue_number) for pr in state.prs.values() for context in pr.tried}
+    assert {(context, number) for context, places in state.refuted.items() for _, number in places} == refuted
+    held = {pr.issue_number: pr.behind for pr in state.prs.values() if pr.behind is not None}
+    assert {number: behind for behind, numbers in state.held.items() for number in numbers} == held
