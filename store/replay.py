@@ -83,14 +83,27 @@ class _Reading:
         for event in self._events(stream):
             self._take(event)
             count, seq, at = count + 1, event.seq, max(at, event.recorded_at)
+        self._refuse_what_is_gone(stream)
         if not count:
             what = f"stream {stream}" if stream else "the log"
             when = "" if self._moment == Moment() else " as early as that"
             raise InputError(f"{what} holds no event{when}; `headrace events` shows what there is")
-        for name, snapshot in self._skipped.items():
-            raise InputError(f"stream {name} was pruned: it has no state before version {snapshot.version} any more")
         states = {name: fold.state for name, fold in self._folds.items()}
         return Past(states=states, events=count, seq=seq, recorded_at=at)
+
+    def _refuse_what_is_gone(self, stream: str | None) -> None:
+        """Raises ``InputError`` for a moment at which a stream had states that went with what was pruned of it."""
+        for name, removed in self._log.pruned().items():
+            if stream not in (None, name) or (name in self._folds and name not in self._skipped):
+                continue
+            skipped = self._skipped.get(name)
+            version = skipped.version if skipped else removed.version + 1
+            found = list(self._log.read_stream(name, after=version - 1, limit=1))
+            later = f"ask for seq {found[0].seq} or later" if found else "no later state is there either"
+            raise InputError(
+                f"stream {name} was pruned: versions 1 to {removed.version} are gone, and its states before version "
+                f"{version} with them; {later}, or name another stream with --stream"
+            )
 
     def _events(self, stream: str | None) -> Iterator[RecordedEvent]:
         seq, at = self._moment.seq, self._moment.at

@@ -238,11 +238,11 @@ class LogMachine(RuleBasedStateMachine):
         assume(snapshot is not None and stream not in self.useless)
         assert snapshot is not None
         replace = msgspec.structs.replace
-        flipped = bytearray(snapshot.state)
-        flipped[len(flipped) // 2] ^= 4
+        said = self.lived(stream, snapshot.version).state.incarnation.encode() or b"incarnation"
+        flipped = snapshot.state.replace(said, said[:-1] + bytes([said[-1] ^ 1]))
         match how:
             case "flipped":
-                spoilt = replace(snapshot, state=bytes(flipped))
+                spoilt = replace(snapshot, state=flipped)
             case "cut short":
                 spoilt = replace(snapshot, state=snapshot.state[:-9])
             case "of another shape":

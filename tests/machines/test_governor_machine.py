@@ -29,8 +29,7 @@ from hypothesis.stateful import (
 )
 from loguru import logger
 
-from actors import faults
-from actors import governor as governor_module
+from actors import faults, governor
 from actors.gateway import Ref
 from actors.governor import TTL_S, RateLimitGovernor
 from actors.log_writer import LogWriter
@@ -82,7 +81,8 @@ class GovernorMachine(RuleBasedStateMachine):
         logger.disable("actors")
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-governor-"))
         self._ids = iter(range(10**9))
-        self._new_id, governor_module.new_id = governor_module.new_id, lambda: f"{next(self._ids):09d}"
+        self._new_id: object = getattr(governor, "new_id")  # noqa: B009 - what the module imported for itself
+        setattr(governor, "new_id", lambda: f"{next(self._ids):09d}")  # noqa: B010
         self.mine: dict[str, Mine] = {}
         self.out: dict[str, Lease] = {}
         self.granted_at: dict[str, float] = {}
@@ -92,7 +92,7 @@ class GovernorMachine(RuleBasedStateMachine):
         self.old: list[tuple[RateLimitGovernor, Process]] = []
 
     def teardown(self) -> None:
-        governor_module.new_id = self._new_id
+        setattr(governor, "new_id", self._new_id)  # noqa: B010
         if hasattr(self, "loop"):
             self.loop.abandon()
             self.loop.close()
@@ -141,8 +141,8 @@ class GovernorMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ holders
 
-    async def _acquire(self, governor: RateLimitGovernor, holder: str, account: str, count: int) -> None:
-        for lease in await governor.acquire(holder, account, count):
+    async def _acquire(self, asked: RateLimitGovernor, holder: str, account: str, count: int) -> None:
+        for lease in await asked.acquire(holder, account, count):
             assert (lease.holder, lease.account) == (holder, account)
             self.mine[lease.lease_id] = Mine(lease=lease, confirmed=self.clock())
 
@@ -219,9 +219,9 @@ class GovernorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.old)
     @rule(which=st.randoms(use_true_random=False), holder=holders, account=accounts)
     def somebody_asks_an_old_governor(self, which: Any, holder: str, account: str) -> None:
-        governor, process = which.choice(self.old)
+        old, process = which.choice(self.old)
         before = set(self.mine)
-        task = self.task(self._acquire(governor, holder, account, 1), process)
+        task = self.task(self._acquire(old, holder, account, 1), process)
         self.let(TTL_S / 6 + 1)
         assert not task.done() or isinstance(task.exception(), VersionConflict)
         assert set(self.mine) == before, "it grants nothing"

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from events.errors import VersionConflict
-from store.log import EventLog
+from events.errors import LogUnavailable, VersionConflict
+from store.log import Append, EventLog, NewEvent
 from store.memory import MemoryLog
 from store.opening import Store, open_store
+from store.sqlite import SqliteLog
 from tests.machines.budget import budget
 from tests.machines.log_machine import LogMachine, streams
 from tests.machines.log_model import written
@@ -103,6 +104,19 @@ class SqliteMachine(LogMachine):
     def die_while_keeping_a_snapshot(self, stream: str, part: float) -> None:
         if self.model.head(stream) > self.model.pruned.get(stream, 0):
             self.torn(part, lambda: self.take_snapshot(stream, 0))
+
+    @rule(stream=streams, size=st.integers(1, 3))
+    def append_to_a_full_disk(self, stream: str, size: int) -> None:
+        """Refused as a whole; the same batch is taken when there is room again."""
+        assert isinstance(self.log, SqliteLog)
+        pages = self.log._file.rows("PRAGMA page_count")[0][0]
+        self.log._file.rows(f"PRAGMA max_page_count = {pages}")
+        batch = self.fresh(stream, size)
+        filler = Append("filler", 0, [NewEvent("filler", "Happened", 1, b'{"pad":"' + b"x" * 90_000 + b'"}')], 0.0)
+        with pytest.raises(LogUnavailable, match=r"its disk is full.*what was acknowledged stays"):
+            self.log.append_many([batch, filler])
+        self.log._file.rows(f"PRAGMA max_page_count = {2**30}")
+        self.write(batch)
 
     @precondition(lambda self: self.model.head("governor"))
     @rule()

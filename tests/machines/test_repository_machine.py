@@ -1,7 +1,7 @@
 """The repository machine driven at random, against a model that only counts: ``decide`` and ``evolve``, nothing else.
 
-Commands come in any order and again: admissions (also with other inputs, of other sweeps), imported contexts, slots with
-and without agents, outcomes of every class, late and repeated ones, interrupts, claims. The model knows which pull
+Commands come in any order and again: admissions (also with other inputs, of other sweeps), imported contexts, slots
+with and without agents, outcomes of every class, late and repeated ones, interrupts, claims. The model knows which pull
 requests there are, which attempts are under way, what was refuted on whom and what was verified. Whatever happened, a
 machine that is fed with slots and outcomes comes to its end.
 """
@@ -12,7 +12,6 @@ import copy
 import random
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -78,6 +77,28 @@ def trigger_of(event: RepositoryEvent) -> str:
     """The event as the transition table names it."""
     stage = getattr(event, "stage", None)
     return f"{type(event).__name__}:{stage}" if isinstance(stage, Stage) else type(event).__name__
+
+
+def out_of_the_blue(number: int, attempt_id: str) -> list[Any]:
+    """Every event about one pull request and one attempt, and two that no repository takes."""
+    bad, good = outcome(verified=False), outcome()
+    attempt: dict[str, Any] = {"attempt_id": attempt_id, "issue_number": number}
+    stages: list[Any] = [StageEntered(issue_number=number, stage=stage) for stage in Stage]
+    stages += [AttemptStarted(**attempt, stage=stage, sweep="s", lease="l", runner="r") for stage in Stage]
+    return [
+        *stages,
+        CacheHit(issue_number=number, context="c", attempt_id="old", reason=""),
+        PullRequestHeld(issue_number=number, behind="b", reason=""),
+        LeaseAwaited(issue_number=number, reason=""),
+        AttemptSucceeded(**attempt, context="c", outcome=good),
+        AttemptFailed(**attempt, outcome=bad),
+        AttemptRateLimited(**attempt, account="claude", message=""),
+        AttemptInterrupted(**attempt, reason=""),
+        PullRequestFailed(issue_number=number, reason="", stage="tests"),
+        PullRequestReopened(issue_number=number, sweep="s", reason=""),
+        NeighboursQueued(source=1, issue_numbers=[number, 99], reason=""),
+        RepositoryActivated(repository="o/r"),
+    ]
 
 
 class RepositoryMachine(RuleBasedStateMachine):
@@ -269,44 +290,29 @@ class RepositoryMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ every pair of state and event
 
-    @rule(data=st.data(), number=st.integers(1, 10), kind=st.integers(0, 12), stage=st.sampled_from(list(Stage)))
-    def any_event(self, data: st.DataObject, number: int, kind: int, stage: Stage) -> None:
-        """An event out of the blue: it does what the table says, or raises and changes nothing."""
-        attempt_id = data.draw(st.sampled_from(["unknown", *self.running, *self.ended]))
-        bad, good = outcome(verified=False), outcome()
-        events: list[Any] = [
-            StageEntered(issue_number=number, stage=stage),
-            CacheHit(issue_number=number, context="c", attempt_id="old", reason=""),
-            PullRequestHeld(issue_number=number, behind="b", reason=""),
-            LeaseAwaited(issue_number=number, reason=""),
-            AttemptStarted(attempt_id=attempt_id, issue_number=number, stage=stage, sweep="s", lease="l", runner="r"),
-            AttemptSucceeded(attempt_id=attempt_id, issue_number=number, context="c", outcome=good),
-            AttemptFailed(attempt_id=attempt_id, issue_number=number, outcome=bad),
-            AttemptRateLimited(attempt_id=attempt_id, issue_number=number, account="claude", message=""),
-            AttemptInterrupted(attempt_id=attempt_id, issue_number=number, reason=""),
-            PullRequestFailed(issue_number=number, reason="", stage="tests"),
-            PullRequestReopened(issue_number=number, sweep="s", reason=""),
-            NeighboursQueued(source=1, issue_numbers=[number, 99], reason=""),
-            RepositoryActivated(repository="o/r"),
-        ]
-        event = events[kind]
-        at = self.state.prs[number].state if number in self.state.prs else None
-        to = TRANSITIONS[at].get(trigger_of(event)) if at is not None else None
-        if isinstance(event, ENDS) and self.running.get(attempt_id) is None:
-            to = None
-        if isinstance(event, ENDS) and to is not None and self.running[attempt_id].issue_number != number:
-            to = None
-        if isinstance(event, AttemptStarted) and attempt_id in self.running:
-            to = None
+    @rule(numbers=st.lists(st.integers(1, 10), min_size=1, max_size=4, unique=True))
+    def every_event_out_of_the_blue(self, numbers: list[int]) -> None:
+        """Each does what the table says, or raises and changes nothing."""
+        attempts = ["unknown", *self.running, *self.ended[-2:]]
         trial = copy.deepcopy(self.state)
-        if to is None:
-            with pytest.raises(IllegalTransition) as refused:
-                evolve(trial, event)
-            assert first_difference(trial, self.state) is None, "what is refused changes nothing"
-            assert type(event).__name__ in refused.value.event
-        else:
-            evolve(trial, event)
-            assert (trial.prs[number].state, trial.version) == (to, self.state.version + 1)
+        for event in (one for number in numbers for attempt in attempts for one in out_of_the_blue(number, attempt)):
+            to = self.leads_to(event)
+            if to is None:
+                assert refusal_of(trial, event).startswith(type(event).__name__), f"{event} is allowed"
+            else:
+                taken = evolve(copy.deepcopy(self.state), event)
+                assert (taken.prs[event.issue_number].state, taken.version) == (to, self.state.version + 1)
+        assert first_difference(trial, self.state) is None, "what is refused changes nothing"
+
+    def leads_to(self, event: Any) -> PrState | None:
+        """The state that ``event`` leads its pull request to; none: it is illegal here."""
+        pr = self.state.prs.get(getattr(event, "issue_number", 0))
+        attempt = self.running.get(getattr(event, "attempt_id", ""))
+        if pr is None or (isinstance(event, AttemptStarted) and attempt is not None):
+            return None
+        if isinstance(event, ENDS) and (attempt is None or attempt.issue_number != event.issue_number):
+            return None
+        return TRANSITIONS[pr.state].get(trigger_of(event))
 
     # ------------------------------------------------------------ what always holds
 
@@ -393,6 +399,15 @@ class RepositoryMachine(RuleBasedStateMachine):
         self.queue_and_proofs_are_what_the_records_say()
         self.indexes_follow_from_the_records()
         self.folding_all_events_gives_the_state_that_is_live()
+
+
+def refusal_of(state: RepositoryState, event: Any) -> str:
+    """What the refusal of an event names; empty if it is not refused."""
+    try:
+        evolve(state, event)
+    except IllegalTransition as exc:
+        return exc.event
+    return ""
 
 
 def encode_state(state: RepositoryState) -> bytes:
