@@ -215,10 +215,15 @@ class LogMachine(RuleBasedStateMachine):
         fold.take_all(self.model.stored(stream)[:version])
         return fold
 
+    def that_is(self, stream: str) -> str:
+        """This stream, or another one that has events."""
+        return stream if stream in self.model.streams else next(iter(self.model.streams))
+
+    @precondition(lambda self: self.model.order)
     @rule(stream=streams, back=st.integers(0, 3))
     def take_snapshot(self, stream: str, back: int) -> None:
-        version = self.model.head(stream) - back
-        assume(version > 0)
+        stream = self.that_is(stream)
+        version = max(1, self.model.head(stream) - back)
         fold = self.lived(stream, version)
         machine = fold.machine
         if version <= self.model.pruned.get(stream, 0):
@@ -232,10 +237,13 @@ class LogMachine(RuleBasedStateMachine):
         save_snapshot(self.log, stream, version=version, shape=machine.shape, state=machine.pack(fold.state))
         self.useless.pop(stream, None)
 
+    @precondition(lambda self: self.model.order)
     @rule(stream=streams, how=st.sampled_from(USELESS))
     def spoil_snapshot(self, stream: str, how: str) -> None:
+        stream = self.that_is(stream)
+        if self.log.snapshot(stream) is None or stream in self.useless:
+            self.take_snapshot(stream, 0)
         snapshot = self.log.snapshot(stream)
-        assume(snapshot is not None and stream not in self.useless)
         assert snapshot is not None
         replace = msgspec.structs.replace
         said = self.lived(stream, snapshot.version).state.incarnation.encode() or b"incarnation"
@@ -257,8 +265,12 @@ class LogMachine(RuleBasedStateMachine):
         self.log.put_snapshot(spoilt)
         self.useless[stream] = how
 
-    @rule(stream=streams)
-    def prune(self, stream: str) -> None:
+    @precondition(lambda self: self.model.order)
+    @rule(stream=streams, fresh=st.booleans())
+    def prune(self, stream: str, fresh: bool) -> None:
+        stream = self.that_is(stream)
+        if fresh:
+            self.take_snapshot(stream, 1)
         snapshot = self.log.snapshot(stream)
         pruned = self.model.pruned.get(stream, 0)
         useful = snapshot is not None and stream not in self.useless

@@ -97,7 +97,7 @@ class SqliteMachine(LogMachine):
     @rule(stream=streams, part=st.floats(0, 1))
     def die_while_pruning(self, stream: str, part: float) -> None:
         if self.log.snapshot(stream) is not None:
-            self.torn(part, lambda: self.prune(stream))
+            self.torn(part, lambda: self.prune(stream, fresh=False))
 
     @precondition(lambda self: not self.useless)
     @rule(stream=streams, part=st.floats(0, 1))
