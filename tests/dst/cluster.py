@@ -42,8 +42,8 @@ class Faults(msgspec.Struct, kw_only=True):
     """How bad a run is.
 
     ``lose``, ``repeat``: part of all messages; ``die``: part of all fault points reached, at most ``deaths`` in all;
-    ``every_s``: seconds between deaths at any moment, 0 for none; ``cut_off``: part of the deaths that leave the process
-    alive; ``at``: fault points with the occurrences, counted over all processes, at which one dies besides.
+    ``every_s``: seconds between deaths at any moment, 0 for none; ``cut_off``: part of the deaths that leave the
+    process alive; ``at``: fault points with the occurrences, counted over all processes, at which one dies besides.
     """
 
     lose: float = 0.0
