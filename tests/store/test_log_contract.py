@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -215,6 +216,34 @@ class LogContract:
         assert {event.event_id for event in events} == {
             f"w{w}-{n}{suffix}" for w in range(16) for n in range(10) for suffix in ("", "+")
         }
+        log.verify()
+
+    def test_a_reader_never_sees_part_of_a_batch(self, log: EventLog) -> None:
+        def write() -> None:
+            for n in range(40):
+                log.append(batch("s", n * 100, *(f"{n}-{part}" for part in range(100))))
+
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                writer = pool.submit(write)
+                seen = 0
+                while seen < 4_000 and not (writer.done() and writer.exception()):
+                    for tail in (log.read_stream("s", after=seen), log.read_all(after=seen)):
+                        seen += sum(1 for _ in tail)
+                        assert seen % 100 == 0, "a batch was there in part"
+                writer.result()
+        finally:
+            sys.setswitchinterval(before)
+
+    def test_what_was_read_cannot_be_changed_and_changes_nothing(self, log: EventLog) -> None:
+        log.append(batch("s", 0, "a", "b"))
+        for event in log.read_stream("s"):
+            with pytest.raises(AttributeError, match="immutable"):
+                event.data = b"{}"  # type: ignore[misc]
+        with pytest.raises(AttributeError, match="immutable"):
+            log.streams()[0].version = 7  # type: ignore[misc]
         log.verify()
 
     def test_a_tailing_reader_sees_every_event_once_and_in_order(self, log: EventLog) -> None:
