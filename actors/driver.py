@@ -7,7 +7,7 @@ one adds pull requests. Nothing is started before the log is open and the defini
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import cast
 
@@ -19,17 +19,18 @@ from actors.gateway import ActorGone, ClusterInfo, Placement, Ref
 from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor
 from actors.ids import new_id
 from actors.log_client import insist, new_event
-from actors.log_writer import LogWriter, OpenedLog, pack, unpack_events
+from actors.log_writer import LogWriter, OpenedLog, pack, unpack_events, unpack_snapshot
 from actors.runner import RunnerConfig, WorkbenchFactory, docker_workbench
 from actors.settings import Settings
 from actors.supervisor import SupervisorConfig, SweepProgress, SweepSupervisor
 from actors.templates import stock_context
-from events import codec
-from events import sweep as machine
 from events.errors import UnknownSweep
-from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined, SweepEvent
+from events.replay import StreamFold
+from events.sweep import SweepState
+from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined
 from events.work import CascadePolicy, PullRequest, VerificationRules
 from store.log import Append, Appended
+from store.snapshots import usable_state
 
 __all__ = ["RunOptions", "StopSwitch", "policy_of", "run_sweep"]
 
@@ -176,7 +177,7 @@ def _define(
 ) -> tuple[VerificationRules, CascadePolicy]:
     """Puts the sweep's definition into the log, as far as it is not there; returns rules and policy in force."""
     stream = f"sweep:{options.sweep}"
-    state = machine.fold(options.sweep, (cast(SweepEvent, one) for one in _read(writer, stream)))
+    state = _load(writer, stream)
     if rows is None:
         if state.defined is None:
             raise UnknownSweep(sweep=options.sweep, store=options.store_url)
@@ -209,12 +210,13 @@ def _define(
     return rules, policy
 
 
-def _read(writer: Ref, stream: str) -> Iterable[Event]:
-    after = 0
-    while page := unpack_events(insist(writer, "read", stream, after)):
-        for one in page:
-            yield codec.decode(one.type, one.schema, one.data)
-        after = page[-1].version
+def _load(writer: Ref, stream: str) -> SweepState:
+    """The state of a sweep, from its snapshot where there is one: what lies before it may have been pruned."""
+    fold = StreamFold(stream, state=usable_state(unpack_snapshot(insist(writer, "snapshot", stream))))
+    while page := unpack_events(insist(writer, "read", stream, fold.state.version)):
+        fold.take_all((one.version, one.type, one.schema, one.data) for one in page)
+    state: SweepState = fold.state
+    return state
 
 
 def _append(writer: Ref, stream: str, version: int, events: list[Event]) -> None:

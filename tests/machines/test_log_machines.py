@@ -127,7 +127,7 @@ class SqliteMachine(LogMachine):
 
 
 @pytest.mark.parametrize(
-    ("machine", "examples", "steps"), [(MemoryMachine, 120, 40), (SqliteMachine, 60, 30)], ids=["memory", "sqlite"]
+    ("machine", "examples", "steps"), [(MemoryMachine, 80, 40), (SqliteMachine, 50, 30)], ids=["memory", "sqlite"]
 )
 def test_a_log_answers_as_its_model_whatever_is_done_to_it(
     machine: type[LogMachine], examples: int, steps: int

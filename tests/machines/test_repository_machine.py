@@ -418,4 +418,4 @@ def encode_state(state: RepositoryState) -> bytes:
 
 
 def test_whatever_a_shell_asks_no_pull_request_is_lost_doubled_or_done_again() -> None:
-    run_state_machine_as_test(RepositoryMachine, settings=budget(150, steps=50))
+    run_state_machine_as_test(RepositoryMachine, settings=budget(120, steps=50))

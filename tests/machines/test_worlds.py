@@ -119,7 +119,7 @@ plans = st.builds(
 )
 
 
-@budget(80)
+@budget(60)
 @given(seed=st.integers(0, 2**16), scenario=scenarios, plan=plans)
 def test_a_sweep_ends_as_one_without_faults_whoever_dies_wherever(seed: int, scenario: Scenario, plan: Faults) -> None:
     """The world's own checks hold at every append and at the end (:mod:`tests.dst.checks`)."""
