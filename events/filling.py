@@ -32,7 +32,7 @@ __all__ = ["fill", "give_up", "release"]
 
 def fill(state: RepositoryState, slots: Sequence[Slot], now: float) -> list[RepositoryEvent]:
     """What shall run in ``slots`` at ``now`` (POSIX seconds), and what waits for what."""
-    if now < state.not_before or not slots:
+    if now < state.not_before or not slots or state.policy is None:
         return []
     events, state = _through_the_cache(state)
     free = list(slots)

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from store.log import RecordedEvent
+from events.errors import InputError
+from store.log import EventLog, RecordedEvent
 from store.opening import open_store
 
 __all__ = ["command", "exported"]
@@ -32,6 +33,7 @@ def command(store: str, stream: str | None, types: tuple[str, ...], after: int, 
     """Prints the event log, oldest first; works while a sweep writes."""
     with open_store(store, write=False) as opened:
         log = opened.log
+        _tell_what_was_pruned(log, stream, after)
         events = log.read_stream(stream, after=after) if stream else log.read_all(after=after)
         chosen = (one for one in events if not types or one.type in types)
         try:
@@ -40,6 +42,20 @@ def command(store: str, stream: str | None, types: tuple[str, ...], after: int, 
             sys.stdout.flush()
         except BrokenPipeError:  # whoever reads has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_what_was_pruned(log: EventLog, stream: str | None, after: int) -> None:
+    """Says which events are missing because they were pruned; an error where just these were asked for."""
+    for name, removed in log.pruned().items():
+        if stream not in (None, name):
+            continue
+        if name == stream and 0 < after < removed.version:
+            raise InputError(
+                f"--after {after}: versions 1 to {removed.version} of stream {stream} were pruned; use --after "
+                f"{removed.version} or later, or read a copy of the log from before"
+            )
+        if name != stream or after < removed.version:
+            click.echo(f"headrace: versions 1 to {removed.version} of stream {name} were pruned", err=True)
 
 
 def exported(event: RecordedEvent) -> dict[str, object]:

@@ -170,7 +170,12 @@ class EventLog(ABC):
 
     @abstractmethod
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        """Stores a snapshot in place of the stream's last one, durably; raises ``LogUnavailable``."""
+        """Stores a snapshot in place of the stream's last one, durably.
+
+        Raises:
+            ValueError: the stream was pruned beyond its version: it would cover too little.
+            LogUnavailable: the log cannot be written now.
+        """
 
     @abstractmethod
     def head(self, stream: str) -> int:

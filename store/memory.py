@@ -128,7 +128,7 @@ class MemoryLog(EventLog):
     def __init__(self, *, log_id: str) -> None:
         self.log_id = log_id
         self.models = MemoryModels(self)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._events: list[RecordedEvent] = []
         self._streams: dict[str, list[RecordedEvent]] = {}
         self._by_id: dict[str, RecordedEvent] = {}
@@ -185,16 +185,21 @@ class MemoryLog(EventLog):
         return Appended(stream=batch.stream, version=stream[-1].version, seq=stream[-1].seq)
 
     def read_stream(self, stream: str, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
-        events = self._streams.get(stream, [])
-        return islice(events[bisect_right(events, after, key=_version) :], limit)
+        with self._lock:  # a reader sees whole batches
+            events = self._streams.get(stream, [])
+            return islice(events[bisect_right(events, after, key=_version) :], limit)
 
     def read_all(self, *, after: int = 0, limit: int | None = None) -> Iterator[RecordedEvent]:
-        return islice(self._events[bisect_right(self._events, after, key=_seq) :], limit)
+        with self._lock:
+            return islice(self._events[bisect_right(self._events, after, key=_seq) :], limit)
 
     def snapshot(self, stream: str) -> Snapshot | None:
         return self._snapshots.get(stream)
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
+        removed = self._pruned.get(snapshot.stream)
+        if removed is not None and removed.version >= snapshot.version:
+            raise ValueError(f"stream {snapshot.stream} is pruned beyond version {snapshot.version}")
         self._snapshots[snapshot.stream] = snapshot
 
     def head(self, stream: str) -> int:

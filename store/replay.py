@@ -14,8 +14,8 @@ import msgspec
 from events.errors import InputError, LogCorrupt
 from events.replay import StreamFold, check_recorded
 from events.streams import State
-from store.log import EventLog, RecordedEvent, Snapshot, verify_chain
-from store.snapshots import state_of
+from store.log import EventLog, RecordedEvent, Snapshot, StreamInfo, verify_chain
+from store.snapshots import start_is_gone, state_of
 
 __all__ = ["Moment", "Past", "check", "states_at"]
 
@@ -83,14 +83,27 @@ class _Reading:
         for event in self._events(stream):
             self._take(event)
             count, seq, at = count + 1, event.seq, max(at, event.recorded_at)
+        self._refuse_what_is_gone(stream)
         if not count:
             what = f"stream {stream}" if stream else "the log"
             when = "" if self._moment == Moment() else " as early as that"
             raise InputError(f"{what} holds no event{when}; `headrace events` shows what there is")
-        for name, snapshot in self._skipped.items():
-            raise InputError(f"stream {name} was pruned: it has no state before version {snapshot.version} any more")
         states = {name: fold.state for name, fold in self._folds.items()}
         return Past(states=states, events=count, seq=seq, recorded_at=at)
+
+    def _refuse_what_is_gone(self, stream: str | None) -> None:
+        """Raises ``InputError`` for a moment at which a stream had states that went with what was pruned of it."""
+        for name, removed in self._log.pruned().items():
+            if stream not in (None, name) or (name in self._folds and name not in self._skipped):
+                continue
+            skipped = self._skipped.get(name)
+            version = skipped.version if skipped else removed.version + 1
+            found = list(self._log.read_stream(name, after=version - 1, limit=1))
+            later = f"ask for seq {found[0].seq} or later" if found else "no later state is there either"
+            raise InputError(
+                f"stream {name} was pruned: versions 1 to {removed.version} are gone, and its states before version "
+                f"{version} with them; {later}, or name another stream with --stream"
+            )
 
     def _events(self, stream: str | None) -> Iterator[RecordedEvent]:
         seq, at = self._moment.seq, self._moment.at
@@ -120,10 +133,14 @@ class _Reading:
         snapshot = self._log.snapshot(stream) if self._compare or pruned else None
         if snapshot is not None:
             self._snapshots[stream] = snapshot
-        if snapshot is None or not pruned:
+        if not pruned:
             return StreamFold(stream)
+        state = state_of(snapshot) if snapshot is not None else None
+        if snapshot is None or state is None:
+            removed = StreamInfo(stream, first.version - 1, "")
+            raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed))
         self._skipped[stream] = snapshot
-        return StreamFold(stream, state=state_of(snapshot))
+        return StreamFold(stream, state=state)
 
     def _compared(self, snapshot: Snapshot, event: RecordedEvent, fold: StreamFold) -> None:
         recorded = state_of(snapshot)

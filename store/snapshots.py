@@ -14,9 +14,9 @@ from loguru import logger
 from events.errors import LogCorrupt
 from events.replay import StreamFold
 from events.streams import State, machine_of
-from store.log import EventLog, Snapshot, snapshot_digest
+from store.log import EventLog, Snapshot, StreamInfo, snapshot_digest
 
-__all__ = ["find_snapshot", "load", "save_snapshot", "state_of", "usable_state"]
+__all__ = ["find_snapshot", "load", "save_snapshot", "start_is_gone", "state_of", "usable_state"]
 
 
 def state_of(snapshot: Snapshot) -> State | None:
@@ -77,10 +77,19 @@ def load(log: EventLog, stream: str) -> StreamFold:
 
     Raises:
         UnknownEventType, ReplayDivergence, LogCorrupt, LogUnavailable: as reading and folding do.
+        LogCorrupt: the stream was pruned, and the snapshot that covers what is gone cannot be used.
     """
     fold = StreamFold(stream, state=usable_state(find_snapshot(log, stream)))
+    removed = log.pruned().get(stream) if not fold.state.version else None
+    if removed is not None:
+        raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed))
     fold.take_all(log.payloads(stream, after=fold.state.version))
     return fold
+
+
+def start_is_gone(removed: StreamInfo) -> str:
+    """Why a pruned stream without a usable snapshot cannot be folded; ``removed``: its last event that is gone."""
+    return f"its versions 1 to {removed.version} were pruned and the snapshot that covers them cannot be used"
 
 
 def save_snapshot(log: EventLog, stream: str, *, version: int, shape: str, state: bytes) -> None:

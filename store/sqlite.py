@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec.structs import astuple
 
 from events.codec import decode
-from events.errors import LogCorrupt, UnknownEventType, VersionConflict
+from events.errors import EventIdReused, LogCorrupt, UnknownEventType, VersionConflict
 from events.replay import Stored
 from store.log import (
     GENESIS,
@@ -164,8 +164,11 @@ class SqliteLog(EventLog):
         return Snapshot(*found[0]) if found else None
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
-        with self._file.transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)", astuple(snapshot))
+        try:
+            with self._file.transaction() as connection:
+                connection.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?, ?, ?, ?)", astuple(snapshot))
+        except sqlite3.IntegrityError as exc:
+            raise ValueError(f"stream {snapshot.stream} is pruned beyond version {snapshot.version}") from exc
 
     def head(self, stream: str) -> int:
         return int(self._file.rows("SELECT coalesce(max(version), 0) FROM events WHERE stream = ?", (stream,))[0][0])
@@ -224,12 +227,22 @@ class _Group:
         head = self._head(batch.stream)
         expected = batch.expected_version == head[0]
         if look_ids_up or not expected:
-            known = self._known(batch)
-            if any(known) or len({event.event_id for event in batch.events}) < len(known):
-                return resolve_repeat(batch, known)
+            repeat = self._repeat(batch)
+            if repeat is not None:
+                return repeat
         if not expected:
             return VersionConflict(stream=batch.stream, expected=batch.expected_version, actual=head[0])
-        return self._record(batch, head)
+        recorded = self._record(batch, head)
+        if isinstance(recorded, UnknownEventType) and not look_ids_up:
+            return self._repeat(batch) or recorded
+        return recorded
+
+    def _repeat(self, batch: Append) -> Appended | EventIdReused | None:
+        """What a batch is of whose event ids some are known; none if all are new."""
+        known = self._known(batch)
+        if any(known) or len({event.event_id for event in batch.events}) < len(known):
+            return resolve_repeat(batch, known)
+        return None
 
     def _record(self, batch: Append, head: _Head) -> Appended | UnknownEventType:
         stream, recorded_us, (version, previous) = batch.stream, microseconds(batch.at), head

@@ -14,8 +14,11 @@ import asyncio
 import inspect
 import pickle
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from actors.gateway import ActorFailed, ActorGone, Ref
 from events.errors import HeadraceError
@@ -35,18 +38,35 @@ CUT_OFF = ("repository:", "governor")
 """Actors that the log fences, so that they may live on beside their replacement."""
 
 
-class Faults:
-    """How bad a run is. ``lose``, ``repeat``: part of all messages; ``die``: of all fault points reached; ``deaths``:
-    how many there may be in all; ``cut_off``: part of the deaths that leave the process alive."""
+class Faults(msgspec.Struct, kw_only=True):
+    """How bad a run is.
 
-    def __init__(self, rng: random.Random) -> None:
-        self.lose = rng.choice([0.0, 0.0, 0.01, 0.05])
-        self.repeat = rng.choice([0.0, 0.0, 0.05, 0.3])
-        self.delay_s = rng.choice([0.002, 0.02, 0.2])
-        self.die = rng.choice([0.0, 0.005, 0.02, 0.1])
-        self.deaths = rng.randrange(1, 16)
-        self.cut_off = rng.choice([0.0, 0.0, 0.3])
-        self.every_s = rng.choice([0.0, 0.0, 20.0, 5.0])
+    ``lose``, ``repeat``: part of all messages; ``die``: part of all fault points reached, at most ``deaths`` in all;
+    ``every_s``: seconds between deaths at any moment, 0 for none; ``cut_off``: part of the deaths that leave the
+    process alive; ``at``: fault points with the occurrences, counted over all processes, at which one dies besides.
+    """
+
+    lose: float = 0.0
+    repeat: float = 0.0
+    delay_s: float = 0.002
+    die: float = 0.0
+    deaths: int = 0
+    cut_off: float = 0.0
+    every_s: float = 0.0
+    at: list[tuple[str, int]] = []
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> Faults:
+        """What a seed decides."""
+        return cls(
+            lose=rng.choice([0.0, 0.0, 0.01, 0.05]),
+            repeat=rng.choice([0.0, 0.0, 0.05, 0.3]),
+            delay_s=rng.choice([0.002, 0.02, 0.2]),
+            die=rng.choice([0.0, 0.005, 0.02, 0.1]),
+            deaths=rng.randrange(1, 16),
+            cut_off=rng.choice([0.0, 0.0, 0.3]),
+            every_s=rng.choice([0.0, 0.0, 20.0, 5.0]),
+        )
 
 
 class Actor:
@@ -101,6 +121,8 @@ class Cluster:
         self._loop, self._rng, self.faults, self._note = loop, rng, faults, note
         self._actors: dict[str, Actor] = {}
         self._number = 0
+        self._reached: Counter[str] = Counter()
+        self.killed = 0
         SimRef.cluster = self
 
     # ------------------------------------------------------------ actors
@@ -127,7 +149,9 @@ class Cluster:
 
     def strike(self, point: str) -> None:
         """A fault point was reached: its process may die here."""
-        if self.faults.deaths > 0 and self._rng.random() < self.faults.die:
+        self._reached[point] += 1
+        planned = (point, self._reached[point]) in self.faults.at
+        if planned or (self.faults.deaths > 0 and self._rng.random() < self.faults.die):
             process = current_process()
             actor = next((one for one in self._actors.values() if one.process is process), None)
             if actor is not None:
@@ -144,6 +168,7 @@ class Cluster:
     def kill(self, actor: Actor, where: str) -> None:
         """SIGKILL, or the loss of every connection to it; it is restarted after a while."""
         self.faults.deaths -= 1
+        self.killed += 1
         cut_off = actor.name.startswith(CUT_OFF) and self._rng.random() < self.faults.cut_off
         self._note(f"{'cut off' if cut_off else 'killed'} {actor.name} {where}")
         self._end(actor, cut_off=cut_off)

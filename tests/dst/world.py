@@ -36,7 +36,7 @@ from tests.dst.checks import CheckedLog, Observer
 from tests.dst.cluster import Cluster, Faults, SimRef
 from tests.dst.loop import Process, SimEvent, VirtualLoop, current_process, sleep
 
-__all__ = ["Run", "run_seed"]
+__all__ = ["Run", "Scenario", "World", "run_seed"]
 
 STOCK = "5" * 64
 EPOCH_S = 1_600_000_000.0
@@ -147,13 +147,19 @@ class Run(msgspec.Struct, frozen=True):
 class World:
     """Everything of one run."""
 
-    def __init__(self, seed: int, show: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        show: Callable[[str], None] | None,
+        *,
+        scenario: Scenario | None = None,
+        given: Faults | None = None,
+    ) -> None:
         self.seed, self.rng, self._show = seed, random.Random(seed), show  # noqa: S311 - replayable by intent
         self._digest = sha256()
-        self.scenario = _scenario(self.rng)
+        self.scenario = _scenario(self.rng) if scenario is None else scenario
         self.loop = VirtualLoop(self.rng, ends_at=ENDS_AT_S)
-        self.faults = Faults(self.rng)
-        self._deaths = self.faults.deaths
+        self.faults = Faults.drawn(self.rng) if given is None else msgspec.structs.replace(given)
         self.cluster = Cluster(self.loop, self.rng, self.faults, self.note)
         self.bench = Bench(self)
         self.observer = Observer(self.bench.left.__contains__)
@@ -198,7 +204,7 @@ class World:
             seed=self.seed,
             digest=self._digest.hexdigest(),
             events=len(list(self.log.read_all())),
-            deaths=self._deaths - self.faults.deaths,
+            deaths=self.cluster.killed,
             restarts=self.restarts,
             virtual_s=self.loop.time(),
         )

@@ -47,3 +47,15 @@ def test_a_reader_that_stops_early_is_no_error(store: str) -> None:
     text = f"{HEADRACE} events --store {store} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stdout.splitlines()), done.stderr) == (0, 1, "")
+
+
+@pytest.mark.parametrize("command", [["events"], ["replay", "--check"], ["store", "prune", "--behind-snapshots"]])
+def test_a_damaged_file_is_one_line_that_names_it_and_a_remedy(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "log.db"
+    path.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 64)
+    done = subprocess.run(
+        [HEADRACE, *command, "--store", f"sqlite:///{path}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert f"{path} is damaged" in done.stderr
+    assert "restore it from a copy" in done.stderr

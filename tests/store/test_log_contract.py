@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -22,6 +24,17 @@ def new(event_id: str, data: bytes = b'{"n":1}', *, type_: str = "Happened") -> 
 
 def batch(stream: str, expected: int, *ids: str, at: float = AT) -> Append:
     return Append(stream, expected, [new(event_id, f'{{"id":"{event_id}"}}'.encode()) for event_id in ids], at)
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Threads take turns all the time, so that what is not protected against it shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class LogContract:
@@ -191,7 +204,7 @@ class LogContract:
                 return str(conflict)
             return "won"
 
-        with ThreadPoolExecutor(8) as pool:
+        with hurried(), ThreadPoolExecutor(8) as pool:
             results = sorted(pool.map(write, range(8)))
         lost = str(VersionConflict(stream="s", expected=0, actual=1))
         assert results == [lost] * 7 + ["won"]
@@ -207,7 +220,7 @@ class LogContract:
                     except VersionConflict:
                         continue
 
-        with ThreadPoolExecutor(16) as pool:
+        with hurried(), ThreadPoolExecutor(16) as pool:
             for future in [pool.submit(write, name) for name in range(16)]:
                 future.result()
         events = list(log.read_stream("s"))
@@ -215,6 +228,29 @@ class LogContract:
         assert {event.event_id for event in events} == {
             f"w{w}-{n}{suffix}" for w in range(16) for n in range(10) for suffix in ("", "+")
         }
+        log.verify()
+
+    def test_a_reader_never_sees_part_of_a_batch(self, log: EventLog) -> None:
+        def write() -> None:
+            for n in range(40):
+                log.append(batch("s", n * 100, *(f"{n}-{part}" for part in range(100))))
+
+        with hurried(), ThreadPoolExecutor(1) as pool:
+            writer = pool.submit(write)
+            seen = 0
+            while seen < 4_000 and not (writer.done() and writer.exception()):
+                for tail in (log.read_stream("s", after=seen), log.read_all(after=seen)):
+                    seen += sum(1 for _ in tail)
+                    assert seen % 100 == 0, "a batch was there in part"
+            writer.result()
+
+    def test_what_was_read_cannot_be_changed_and_changes_nothing(self, log: EventLog) -> None:
+        log.append(batch("s", 0, "a", "b"))
+        for event in log.read_stream("s"):
+            with pytest.raises(AttributeError, match="immutable"):
+                event.data = b"{}"  # type: ignore[misc]
+        with pytest.raises(AttributeError, match="immutable"):
+            log.streams()[0].version = 7  # type: ignore[misc]
         log.verify()
 
     def test_a_tailing_reader_sees_every_event_once_and_in_order(self, log: EventLog) -> None:

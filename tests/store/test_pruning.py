@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events import codec
@@ -19,7 +19,7 @@ from events.types import GovernorClaimed
 from store.log import Append, EventLog, NewEvent, StreamInfo, snapshot_digest
 from store.memory import MemoryLog
 from store.opening import Store, open_store
-from store.pruning import prune
+from store.pruning import Cut, cut_of, prune
 from store.replay import Moment, check, states_at
 from store.snapshots import load, save_snapshot, state_of
 from tests.events.history import REPOSITORY, START, history, record
@@ -79,6 +79,42 @@ def test_without_a_snapshot_nothing_is_removed(log: EventLog) -> None:
     assert list(log.read_all()) == before
 
 
+def test_what_pruning_comes_to_is_known_before(log: EventLog) -> None:
+    head = log.head(REPOSITORY)
+    assert cut_of(log, REPOSITORY) == Cut(stream=REPOSITORY, first=1, last=0, head=head, why_kept="it has no snapshot")
+    take(log, REPOSITORY, version=20)
+    cut = cut_of(log, REPOSITORY)
+    assert (cut.removed, cut.kept, cut.why_kept) == (19, head - 19, "")
+    before = log.last_seq()
+    assert prune(log, REPOSITORY) == cut.removed
+    assert len(list(log.read_stream(REPOSITORY))) == cut.kept
+    again = cut_of(log, REPOSITORY)
+    assert (again.removed, again.kept, again.why_kept) == (0, cut.kept, "its snapshot covers nothing that is left")
+    assert log.last_seq() == before
+
+
+def test_a_snapshot_that_does_not_reach_what_was_pruned_is_not_stored(log: EventLog) -> None:
+    early = take(log, REPOSITORY, version=5)
+    covering = take(log, REPOSITORY, version=20)
+    prune(log, REPOSITORY)
+    with pytest.raises(ValueError, match=f"stream {REPOSITORY} is pruned beyond version 5"):
+        log.put_snapshot(early)
+    assert log.snapshot(REPOSITORY) == covering
+
+
+def test_a_pruned_stream_whose_snapshot_is_lost_says_what_is_gone(log: EventLog) -> None:
+    snapshot = take(log, REPOSITORY, version=20)
+    prune(log, REPOSITORY)
+    other = msgspec.structs.replace(snapshot, shape="0" * 16)
+    log.put_snapshot(msgspec.structs.replace(other, digest=snapshot_digest(other)))
+    gone = f"stream {REPOSITORY} is damaged: its versions 1 to 19 were pruned and the snapshot that covers them"
+    with pytest.raises(LogCorrupt, match=gone):
+        load(log, REPOSITORY)
+    with pytest.raises(LogCorrupt, match=gone):
+        check(log)
+    assert cut_of(log, REPOSITORY).why_kept == "its snapshot cannot be used"
+
+
 def test_versions_and_seqs_are_never_used_again(log: EventLog) -> None:
     head, last = log.head("governor"), max(one.seq for one in log.read_all())
     take(log, "governor", version=head)
@@ -120,8 +156,14 @@ def test_states_before_the_snapshot_are_gone_and_later_ones_are_not(log: EventLo
     prune(log, REPOSITORY)
     for seq, state in states.items():
         assert first_difference(states_at(log, Moment(seq=seq)).states[REPOSITORY], state) is None
+    for early in (1, boundary - 1):
+        with pytest.raises(InputError, match=f"{REPOSITORY} was pruned: versions 1 to 19 are gone.* seq {boundary} or"):
+            states_at(log, Moment(seq=early))
+        with pytest.raises(InputError, match="states before version 20 with them"):
+            states_at(log, Moment(seq=early), stream=REPOSITORY)
+    assert set(states_at(log, Moment(seq=1), stream="sweep:demo").states) == {"sweep:demo"}
     advance(log, REPOSITORY, version=23)
-    with pytest.raises(InputError, match=f"stream {REPOSITORY} was pruned: it has no state before version 23"):
+    with pytest.raises(InputError, match="versions 1 to 19 are gone, and its states before version 23 with them"):
         states_at(log, Moment(seq=boundary))
 
 
@@ -144,6 +186,7 @@ def test_read_models_of_a_pruned_log_are_not_rebuilt(store: Store) -> None:
     assert store.models.attempts() == attempts
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([REPOSITORY, "governor", "sweep:demo"]), st.integers(1, 40)), max_size=6))
 def test_whatever_is_pruned_the_states_stay_and_the_log_proves_itself(where: list[tuple[str, int]]) -> None:
     log = MemoryLog(log_id="x")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
@@ -71,6 +71,7 @@ def lived(script: list[tuple[str, int]]) -> list[RepositoryEvent]:
     return world.events
 
 
+@settings(deadline=None)
 @given(steps, st.data())
 def test_for_every_cut_a_snapshot_and_its_tail_give_what_all_events_give(
     script: list[tuple[str, int]], data: st.DataObject

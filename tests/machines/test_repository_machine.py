@@ -1,0 +1,421 @@
+"""The repository machine driven at random, against a model that only counts: ``decide`` and ``evolve``, nothing else.
+
+Commands come in any order and again: admissions (also with other inputs, of other sweeps), imported contexts, slots
+with and without agents, outcomes of every class, late and repeated ones, interrupts, claims. The model knows which pull
+requests there are, which attempts are under way, what was refuted on whom and what was verified. Whatever happened, a
+machine that is fed with slots and outcomes comes to its end.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from events.codec import decode, encode, schema_of
+from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Interrupt, Slot, TakeOutcome
+from events.decide import decide, is_drained
+from events.errors import IllegalTransition
+from events.pull_request import FINISHED, IN_ATTEMPT, TRANSITIONS, PrState
+from events.repository import RepositoryState, evolve
+from events.streams import first_difference, machine_of
+from events.types import (
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptStarted,
+    AttemptSucceeded,
+    CacheHit,
+    ImportedContext,
+    LeaseAwaited,
+    NeighboursQueued,
+    PullRequestFailed,
+    PullRequestHeld,
+    PullRequestReopened,
+    PullRequestsAdmitted,
+    RepositoryActivated,
+    RepositoryEvent,
+    StageEntered,
+)
+from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
+from tests.events.worlds import RULES, STOCK, admission, outcome
+from tests.machines.budget import budget
+
+NUMBERS = range(1, 9)
+SWEEPS = ("s", "t")
+STRICT = VerificationRules(min_pass_ratio=1.0)
+STEP_S = 30.0
+ENDS_AFTER = 2_000
+ENDS = AttemptSucceeded | AttemptFailed | AttemptInterrupted | AttemptRateLimited
+
+numbers, sweeps = st.sampled_from(NUMBERS), st.sampled_from(SWEEPS)
+classes = st.sampled_from([FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT, FailureClass.FLAKE])
+policies = st.builds(
+    CascadePolicy,
+    stock_context=st.just(STOCK),
+    window_days=st.sampled_from([0.0, 2.0, 60.0]),
+    neighbor_cap=st.sampled_from([0, 1, 40]),
+    tasks_per_repo=st.sampled_from([0, 0, 1, 3]),
+    try_default=st.booleans(),
+    max_candidates=st.sampled_from([1, 6]),
+    generate=st.booleans(),
+    max_attempts=st.integers(1, 3),
+)
+
+
+def trigger_of(event: RepositoryEvent) -> str:
+    """The event as the transition table names it."""
+    stage = getattr(event, "stage", None)
+    return f"{type(event).__name__}:{stage}" if isinstance(stage, Stage) else type(event).__name__
+
+
+def out_of_the_blue(number: int, attempt_id: str) -> list[Any]:
+    """Every event about one pull request and one attempt, and two that no repository takes."""
+    bad, good = outcome(verified=False), outcome()
+    attempt: dict[str, Any] = {"attempt_id": attempt_id, "issue_number": number}
+    stages: list[Any] = [StageEntered(issue_number=number, stage=stage) for stage in Stage]
+    stages += [AttemptStarted(**attempt, stage=stage, sweep="s", lease="l", runner="r") for stage in Stage]
+    return [
+        *stages,
+        CacheHit(issue_number=number, context="c", attempt_id="old", reason=""),
+        PullRequestHeld(issue_number=number, behind="b", reason=""),
+        LeaseAwaited(issue_number=number, reason=""),
+        AttemptSucceeded(**attempt, context="c", outcome=good),
+        AttemptFailed(**attempt, outcome=bad),
+        AttemptRateLimited(**attempt, account="claude", message=""),
+        AttemptInterrupted(**attempt, reason=""),
+        PullRequestFailed(issue_number=number, reason="", stage="tests"),
+        PullRequestReopened(issue_number=number, sweep="s", reason=""),
+        NeighboursQueued(source=1, issue_numbers=[number, 99], reason=""),
+        RepositoryActivated(repository="o/r"),
+    ]
+
+
+class RepositoryMachine(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = RepositoryState(repository="o/r")
+        self.events: list[RepositoryEvent] = []
+        self.now = 1_000_000.0
+        self.admitted: dict[int, tuple[str, VerificationRules]] = {}
+        self.members: dict[str, set[int]] = {}
+        self.running: dict[str, AttemptStarted] = {}
+        self.ended: list[str] = []
+        self.started: set[str] = set()
+        self.refuted: dict[int, set[str]] = {}
+        self.paid: dict[int, int] = {}
+        self._ids = iter(range(10**6))
+        self.policy = CascadePolicy(stock_context=STOCK)
+        self.given = TakeOutcome(attempt_id="none", outcome=outcome())
+
+    @initialize(policy=policies, seeds=st.lists(numbers, max_size=8, unique=True), others=st.booleans())
+    def begin(self, policy: CascadePolicy, seeds: list[int], others: bool) -> None:
+        self.policy = policy
+        self.do(Claim(incarnation="i0", sweep="s"))
+        self.admit("s", [(number, True) for number in seeds], "", strict=False)
+        if others:
+            self.admit("s", [(number, False) for number in NUMBERS if number not in seeds], "", strict=False)
+
+    # ------------------------------------------------------------ what a shell does
+
+    def do(self, command: Command) -> list[RepositoryEvent]:
+        """Decides, and folds what was decided, as a shell does that appended it in between."""
+        before = encode_state(self.state)
+        events = decide(self.state, command, self.now)
+        assert encode_state(self.state) == before, "deciding changes nothing"
+        for event in events:
+            self.see(event)
+            evolve(self.state, event)
+            assert decode(type(event).__name__, schema_of(event), encode(event)) == event
+        self.events += events
+        return events
+
+    def see(self, event: RepositoryEvent) -> None:
+        """Counts an event; what must hold at its place is asserted here."""
+        match event:
+            case PullRequestsAdmitted():
+                for row in event.pull_requests:
+                    if self.admitted.get(row.issue_number) != (row.inputs, event.rules):
+                        self.anew(row.issue_number)
+                    self.admitted[row.issue_number] = (row.inputs, event.rules)
+                self.members.setdefault(event.sweep, set()).update(row.issue_number for row in event.pull_requests)
+            case PullRequestReopened():
+                self.anew(event.issue_number)
+            case AttemptStarted():
+                self.see_start(event)
+            case AttemptSucceeded() | AttemptFailed() | AttemptInterrupted() | AttemptRateLimited():
+                attempt = self.running.pop(event.attempt_id)
+                assert attempt.issue_number == event.issue_number
+                self.ended.append(event.attempt_id)
+            case _:
+                return
+        if isinstance(event, AttemptFailed) and event.outcome.failure_class is not FailureClass.INFRA:
+            context = event.outcome.context or attempt.context
+            if context is not None:
+                self.refuted.setdefault(event.issue_number, set()).add(context)
+            if attempt.stage is Stage.LLM_GENERATE:
+                self.paid[event.issue_number] = self.paid.get(event.issue_number, 0) + 1
+
+    def see_start(self, event: AttemptStarted) -> None:
+        number = event.issue_number
+        assert event.attempt_id not in self.started, "an attempt starts once"
+        assert all(one.issue_number != number for one in self.running.values()), "one attempt at a time on a PR"
+        assert self.state.prs[number].state is not PrState.SUCCEEDED, "what is verified is not worked on again"
+        assert event.context not in self.refuted.get(number, set()), "what was refuted is not tried again"
+        assert number in self.members[self.state.sweep], "only the active sweep's pull requests are worked on"
+        if event.stage is Stage.LLM_GENERATE:
+            assert event.agent is not None
+            assert self.policy.generate
+            assert self.paid.get(number, 0) < self.policy.max_attempts, "the budget of a PR is kept"
+        else:
+            assert event.context is not None
+        self.started.add(event.attempt_id)
+        self.running[event.attempt_id] = event
+
+    def anew(self, number: int) -> None:
+        self.refuted.pop(number, None)
+        self.paid.pop(number, None)
+
+    # ------------------------------------------------------------ rules
+
+    @rule(
+        sweep=sweeps,
+        rows=st.lists(st.tuples(numbers, st.booleans()), min_size=1, max_size=6, unique_by=lambda row: row[0]),
+        other=st.sampled_from(["", "", "", "other inputs"]),
+        strict=st.sampled_from([False, False, True]),
+    )
+    def admit(self, sweep: str, rows: list[tuple[int, bool]], other: str, *, strict: bool) -> None:
+        """As an actor does it: what is in an attempt keeps the inputs and rules of that attempt."""
+        busy = {one.issue_number for one in self.running.values()}
+        rules = STRICT if strict and not busy else RULES
+        if any(self.admitted.get(number, ("", rules))[1] != rules for number in busy):
+            rules = self.admitted[next(iter(busy))][1]
+        pull_requests = []
+        for number, seed in rows:
+            inputs = self.admitted[number][0] if number in busy else other and f"{other} of {number}"
+            if number in busy and self.admitted[number][1] != rules:
+                continue
+            pull_requests.append(admission(number, inputs=inputs, seed=seed))
+        command = Admit(sweep=sweep, rules=rules, policy=self.policy, pull_requests=pull_requests)
+        self.do(command)
+        assert self.members.get(sweep, set()) >= {one.issue_number for one in pull_requests}, "none is lost"
+        assert self.do(command) == [], "admitting again says nothing"
+
+    @rule(sweep=sweeps)
+    def claim(self, sweep: str) -> None:
+        self.do(Claim(incarnation=f"i{next(self._ids)}", sweep=sweep))
+
+    @rule(number=numbers, strict=st.booleans(), context=st.sampled_from(["c" * 64, "d" * 64]))
+    def import_context(self, number: int, strict: bool, context: str) -> None:
+        known = ImportedContext(
+            context=context,
+            issue_number=number,
+            created_at=admission(number).created_at,
+            inputs=f"inputs-{number}",
+            rules=STRICT if strict else RULES,
+            attempt_id="old",
+        )
+        self.do(ImportContexts(contexts=[known]))
+        assert self.do(ImportContexts(contexts=[known])) == []
+
+    @rule(count=st.integers(1, 4), agents=st.lists(st.sampled_from([None, "claude", "codex"]), min_size=4, max_size=4))
+    def fill(self, count: int, agents: list[str | None]) -> None:
+        slots = [Slot(attempt_id=f"a{next(self._ids)}", lease="l", runner="r", agent=one) for one in agents[:count]]
+        offered = {slot.attempt_id: slot for slot in slots}
+        used = [one for one in self.do(FillSlots(slots=slots)) if isinstance(one, AttemptStarted)]
+        for one in used:
+            assert (offered[one.attempt_id].lease, offered[one.attempt_id].runner) == (one.lease, one.runner)
+        assert len({one.attempt_id for one in used}) == len(used) <= count
+
+    @precondition(lambda self: self.running)
+    @rule(
+        which=st.randoms(use_true_random=False), cls=st.one_of(st.none(), st.none(), classes), cancelled=st.booleans()
+    )
+    def take_outcome(self, which: Any, cls: FailureClass | None, cancelled: bool) -> None:
+        attempt = which.choice(list(self.running.values()))
+        self.end(attempt, cls, cancelled=cancelled and cls is FailureClass.INFRA)
+        assert attempt.attempt_id not in self.state.inflight
+        assert self.do(self.given) == [], "an outcome counts once"
+
+    def end(self, attempt: AttemptStarted, cls: FailureClass | None, *, cancelled: bool = False) -> None:
+        context = attempt.context or f"{attempt.attempt_id:0>64}"
+        given = outcome(verified=cls is None, cls=cls, context=context, cancelled=cancelled)
+        self.given = TakeOutcome(attempt_id=attempt.attempt_id, outcome=given)
+        self.do(self.given)
+        assert attempt.attempt_id in self.ended
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.randoms(use_true_random=False), died=st.booleans())
+    def interrupt(self, which: Any, died: bool) -> None:
+        attempt_id = which.choice(list(self.running))
+        self.do(Interrupt(attempt_id=attempt_id, reason="its runner died", runner_died=died))
+        assert attempt_id in self.ended
+
+    @precondition(lambda self: self.ended)
+    @rule(which=st.randoms(use_true_random=False), cls=st.one_of(st.none(), classes))
+    def an_outcome_comes_late(self, which: Any, cls: FailureClass | None) -> None:
+        late = TakeOutcome(attempt_id=which.choice(self.ended), outcome=outcome(verified=cls is None, cls=cls))
+        assert self.do(late) == []
+        assert self.do(Interrupt(attempt_id=late.attempt_id, reason="late")) == []
+
+    @rule(seed=st.integers(0, 2**16), turns=st.integers(1, 12))
+    def work_goes_on(self, seed: int, turns: int) -> None:
+        """Slots become free and attempts end, in an order that the seed decides."""
+        rng = random.Random(seed)  # noqa: S311 - replayable by intent
+        how = [None, None, FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT]
+        for _ in range(turns):
+            self.now += rng.expovariate(1.0 / STEP_S)
+            if rng.random() < 0.5:
+                self.fill(rng.randrange(1, 4), [rng.choice([None, "claude"]) for _ in range(4)])
+            elif self.running and rng.random() < 0.9:
+                self.end(rng.choice(list(self.running.values())), rng.choice(how))
+            elif self.running:
+                self.interrupt(rng, died=rng.random() < 0.5)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0, 700.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    # ------------------------------------------------------------ every pair of state and event
+
+    @rule(numbers=st.lists(st.integers(1, 10), min_size=1, max_size=4, unique=True))
+    def every_event_out_of_the_blue(self, numbers: list[int]) -> None:
+        """Each does what the table says, or raises and changes nothing."""
+        attempts = ["unknown", *self.running, *self.ended[-2:]]
+        trial = copy.deepcopy(self.state)
+        for event in (one for number in numbers for attempt in attempts for one in out_of_the_blue(number, attempt)):
+            to = self.leads_to(event)
+            if to is None:
+                assert refusal_of(trial, event).startswith(type(event).__name__), f"{event} is allowed"
+            else:
+                taken = evolve(copy.deepcopy(self.state), event)
+                assert (taken.prs[event.issue_number].state, taken.version) == (to, self.state.version + 1)
+        assert first_difference(trial, self.state) is None, "what is refused changes nothing"
+
+    def leads_to(self, event: Any) -> PrState | None:
+        """The state that ``event`` leads its pull request to; none: it is illegal here."""
+        pr = self.state.prs.get(getattr(event, "issue_number", 0))
+        attempt = self.running.get(getattr(event, "attempt_id", ""))
+        if pr is None or (isinstance(event, AttemptStarted) and attempt is not None):
+            return None
+        if isinstance(event, ENDS) and (attempt is None or attempt.issue_number != event.issue_number):
+            return None
+        return TRANSITIONS[pr.state].get(trigger_of(event))
+
+    # ------------------------------------------------------------ what always holds
+
+    @invariant()
+    def none_is_lost_or_doubled_and_every_attempt_is_known(self) -> None:
+        state = self.state
+        assert set(state.prs) == set(self.admitted)
+        assert {number: (pr.inputs, pr.rules) for number, pr in state.prs.items()} == self.admitted
+        assert {name: set(given) for name, given in state.members.items() if given} == {
+            name: given for name, given in self.members.items() if given
+        }
+        assert {one.attempt_id: one.issue_number for one in state.inflight.values()} == {
+            one.attempt_id: one.issue_number for one in self.running.values()
+        }
+        busy = {one.issue_number for one in self.running.values()}
+        assert busy == {number for number, pr in state.prs.items() if pr.state in IN_ATTEMPT}
+
+    @invariant()
+    def queue_and_proofs_are_what_the_records_say(self) -> None:
+        state = self.state
+        verified = [pr for pr in state.prs.values() if pr.state is PrState.SUCCEEDED]
+        assert list(state.verified) == sorted((pr.at, pr.issue_number) for pr in verified)
+        assert all(pr.context for pr in verified)
+        mine = state.members.get(state.sweep, set())
+        assert set(state.ready) == {
+            number
+            for number in mine
+            if state.prs[number].reached and state.prs[number].state in (PrState.QUEUED, PrState.FIND_SIMILAR)
+        }
+        assert not set(state.ready) & set(state.waiting)
+        for number, pr in state.prs.items():
+            assert pr.tried == self.refuted.get(number, set())
+            if pr.state is PrState.HELD:
+                assert pr.behind in self.running, f"PR {number} waits for what is not under way"
+
+    @invariant()
+    def indexes_follow_from_the_records(self) -> None:
+        state = self.state
+        mine = [state.prs[number] for number in state.members.get(state.sweep, ())]
+        unfinished = sorted((pr.at, pr.issue_number) for pr in mine if pr.state not in FINISHED)
+        assert state.open == [place for place in unfinished if state.prs[place[1]].reached]
+        assert state.unreached == [place for place in unfinished if not state.prs[place[1]].reached]
+        assert set(state.queued) == {number for number in state.ready if state.prs[number].state is PrState.QUEUED}
+        refuted: dict[str, list[tuple[float, int]]] = {}
+        held: dict[str, set[int]] = {}
+        for pr in state.prs.values():
+            for context in pr.tried:
+                refuted.setdefault(context, []).append((pr.at, pr.issue_number))
+            if pr.behind is not None:
+                held.setdefault(pr.behind, set()).add(pr.issue_number)
+        assert {one: places for one, places in state.refuted.items() if places} == {
+            one: sorted(places) for one, places in refuted.items()
+        }
+        assert {one: set(waiting) for one, waiting in state.held.items() if waiting} == held
+
+    @invariant()
+    def folding_all_events_gives_the_state_that_is_live(self) -> None:
+        folded = RepositoryState(repository="o/r")
+        for event in self.events:
+            evolve(folded, event)
+        assert first_difference(folded, self.state) is None
+        found = machine_of("repository:o/r")
+        assert found is not None
+        assert first_difference(found[0].unpack(found[0].pack(self.state)), self.state) is None
+
+    def teardown(self) -> None:
+        """Fed with slots and outcomes it comes to its end: all finished, or not reached by any cascade."""
+        for sweep in SWEEPS:
+            self.do(Claim(incarnation=f"i{next(self._ids)}", sweep=sweep))
+            for turn in range(ENDS_AFTER):
+                for attempt in list(self.running.values()):
+                    cls = (FailureClass.RECIPE, None, FailureClass.INFRA)[turn % 7 % 3]
+                    self.end(attempt, cls)
+                if is_drained(self.state):
+                    break
+                self.now += STEP_S * 40
+                self.fill(2, ["claude", None, None, None])
+            else:
+                raise AssertionError(f"sweep {sweep} does not come to its end: {self.state.counts(sweep)}")
+            for number in self.members.get(sweep, ()):
+                pr = self.state.prs[number]
+                assert pr.state in FINISHED or not pr.reached, f"PR {number} is {pr.state}"
+        self.none_is_lost_or_doubled_and_every_attempt_is_known()
+        self.queue_and_proofs_are_what_the_records_say()
+        self.indexes_follow_from_the_records()
+        self.folding_all_events_gives_the_state_that_is_live()
+
+
+def refusal_of(state: RepositoryState, event: Any) -> str:
+    """What the refusal of an event names; empty if it is not refused."""
+    try:
+        evolve(state, event)
+    except IllegalTransition as exc:
+        return exc.event
+    return ""
+
+
+def encode_state(state: RepositoryState) -> bytes:
+    """All of a state, to see whether it changed."""
+    found = machine_of("repository:o/r")
+    assert found is not None
+    return found[0].pack(state)
+
+
+def test_whatever_a_shell_asks_no_pull_request_is_lost_doubled_or_done_again() -> None:
+    run_state_machine_as_test(RepositoryMachine, settings=budget(150, steps=50))
