@@ -10,7 +10,8 @@ evidence in it, never by looking at every pull request.
   ``SAFE``, it is also tried while that is in flight.
 - *The stretch where both are refuted* is unexplained: an agent is paid for the pull request in its middle. Further
   sessions start in parallel only as far away from it as makes one environment for both unlikely (``DOUBLE``); all
-  others in the stretch wait, because a wait costs time and a second session for one environment costs money.
+  others in the stretch wait, because a wait costs time and a second session for one environment costs money. Only
+  after ``RACE_AFTER`` failures there, and in slots that nobody else needs, is a second one paid for to save time.
 
 How far an environment reaches is not known; ``_survival`` is the chance that no boundary lies within so many pull
 requests: environments are taken to end at random, once in 25 pull requests, with the confidence of 4 boundaries seen.
@@ -39,6 +40,10 @@ BOUNDARIES_SEEN = 4.0
 PRS_SEEN = 100.0
 ODD_TRIES = 3
 """Contexts tried on a pull request that its surroundings' context does not fit, before an agent is paid for it."""
+
+RACE_AFTER = 3
+"""Sessions that have failed on a stretch before idle slots are used for two at once there; each further one in parallel
+wants as many failures more."""
 
 NEAR = 8
 """How far from its best place, in pull requests, a session may be made to spare one that had sessions before."""
@@ -132,7 +137,7 @@ def plan(state: RepositoryState, *, slots: int, now: float) -> list[Due]:
         start = gap.end
     planner.sessions.sort(key=lambda one: -one[0])
     sessions = [due for _, due in planner.sessions]
-    return planner.last + sessions + planner.probes + planner.likely + planner.safe
+    return planner.last + sessions + planner.probes + planner.likely + planner.safe + planner.races
 
 
 def _survival(distance: float) -> float:
@@ -156,6 +161,7 @@ class _Planner:
         self.last: list[Due] = []
         self.likely: list[Due] = []
         self.safe: list[Due] = []
+        self.races: list[Due] = []
         self._chosen: set[int] = set()
 
     def look_at(self, gap: Gap) -> None:
@@ -321,6 +327,21 @@ class _Planner:
                 pr = self._free(index)
                 if pr is not None:
                     self.last.append(self._due(pr, last_resort(self.state, pr)))
+            return
+        self._race(start, end, paid)
+
+    def _race(self, start: int, end: int, paid: list[int]) -> None:
+        """A second session, in a slot that nobody else needs, for a stretch on which several have failed in vain."""
+        failed = sum(self.state.prs[number].generations for _, number in self.state.open[start:end])
+        under_way = [index for index in paid if start <= index < end]
+        if failed < RACE_AFTER * max(1, len(under_way)):
+            return
+        edges = [start - 1, *under_way, end]
+        low, high = max(pairwise(edges), key=lambda part: part[1] - part[0])
+        pr = self._pivot_near((low + high) // 2, start, end) if high - low > 1 else None
+        if pr is not None:
+            reason = f"{failed} sessions have failed on the {end - start} pull requests around it, and a slot is free"
+            self.races.append(self._due(pr, self._session(pr, reason)))
 
     def _pivot_near(self, at: int, start: int, end: int) -> PrRecord | None:
         """The pull request nearest to ``at`` with the fewest sessions spent on it; none if all are spent."""

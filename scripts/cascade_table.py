@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "cascade.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 WORKERS = (1, 8, 32, 128)
 SUCCESS = (0.6, 0.8, 1.0)
-PER_WORLD = 5
+PER_WORLD = 30
 """A world of one repository is small: it is measured with this many times the seeds."""
 
 Cell = tuple[int, int, float, int]

@@ -1,4 +1,4 @@
-"""Runs a sweep with the scripted workbench in a process of its own: ``python -m tests.actors.drive FOLDER``.
+"""Runs a sweep with the scripted workbench in a process of its own: ``python -m tests.actors.drive FOLDER [ADDRESS]``.
 
 FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is ``log.db`` there. The exit code is 0 when
 the sweep finished, 130 when it was interrupted, else 3.
@@ -21,7 +21,7 @@ from events.work import PullRequest
 from tests.scripted import make_scripted
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, address: str | None = None) -> int:
     settings = msgspec.json.decode((folder / "settings.json").read_bytes(), type=Settings)
     rows = msgspec.json.Decoder(PullRequest).decode_lines((folder / "rows.jsonl").read_bytes())
     switch = StopSwitch()
@@ -37,6 +37,7 @@ def main(folder: Path) -> int:
         store_url=f"sqlite:///{folder}/log.db",
         sweep="s",
         settings=settings,
+        address=address,
         workbench=functools.partial(make_scripted, folder),
     )
     progress = run_sweep(options, rows=rows, timeline="rows.jsonl", on_progress=show, switch=switch)
@@ -45,4 +46,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

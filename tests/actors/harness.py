@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,9 @@ from tests.scripted import Script, journal, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0
+ACTORS = ("RepositoryActor", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
+"""The kinds of actors, as Ray titles their processes."""
+
 ENDS = (AttemptSucceeded, AttemptFailed, AttemptInterrupted)
 
 
@@ -106,14 +109,24 @@ class Sweep:
         scripted(folder, script)
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *, die_at: str = "") -> None:
-        """Starts the sweep; its processes die at the fault points ``die_at`` (``POINT:OCCURRENCE``, with commas)."""
+    def start(
+        self, *, die_at: str = "", address: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts the sweep, on the Ray cluster at ``address`` if one is named.
+
+        Its processes die at the fault points ``die_at`` (``POINT:OCCURRENCE``, with commas).
+        """
         self.fired = self.folder / "fired"
         self.fired.mkdir(exist_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.actors.drive", str(self.folder)],
+            [sys.executable, "-m", "tests.actors.drive", str(self.folder), *([address] if address else [])],
             cwd=ROOT,
-            env={**os.environ, "HEADRACE_FAULT": die_at, "HEADRACE_FAULT_FIRED": str(self.fired)},
+            env={
+                **os.environ,
+                **(environment or {}),
+                "HEADRACE_FAULT": die_at,
+                "HEADRACE_FAULT_FIRED": str(self.fired),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -15,10 +15,8 @@ from events.types import (
     SweepRunEnded,
     SweepRunStarted,
 )
-from tests.actors.harness import Sweep, rows, wait_for
+from tests.actors.harness import ACTORS, Sweep, rows, wait_for
 from tests.scripted import Script
-
-ACTORS = ("RepositoryActor", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

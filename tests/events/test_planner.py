@@ -120,3 +120,15 @@ def test_the_indexes_follow_from_the_events_alone() -> None:
     assert {(context, number) for context, places in state.refuted.items() for _, number in places} == refuted
     held = {pr.issue_number: pr.behind for pr in state.prs.values() if pr.behind is not None}
     assert {number: behind for behind, numbers in state.held.items() for number in numbers} == held
+
+
+def test_after_three_failures_a_free_slot_is_used_for_a_second_session_in_the_stretch() -> None:
+    repository = generated({}, 8)
+    repository.join(*range(1, 9), try_default=False, generate=True)
+    for _ in range(3):
+        (session,) = repository.fill(3, agent="claude")
+        repository.end(session, verified=False, context=None)
+    sessions = repository.fill(3, agent="claude")
+    assert [one.stage for one in sessions] == [Stage.LLM_GENERATE] * 2
+    assert len({one.issue_number for one in sessions}) == 2
+    assert "3 sessions have failed" in sessions[1].reason

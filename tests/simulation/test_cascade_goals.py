@@ -35,6 +35,15 @@ def test_many_repositories_cost_hardly_more_than_the_bound_and_end_before_the_pl
     assert ours.unfinished == 0
 
 
+@pytest.mark.parametrize("success", [0.6, 0.8])
+def test_with_more_workers_than_work_the_plain_pool_is_still_not_faster(success: float) -> None:
+    ours = measured(repositories=20, workers=128, success=success)
+    plain = measured(repositories=20, workers=128, success=success, policy="windowed")
+    assert ours.sessions <= 1.05
+    assert plain.sessions >= 1.5
+    assert ours.makespan_min <= plain.makespan_min
+
+
 @pytest.mark.parametrize(("workers", "success"), [(1, 0.6), (8, 0.8), (32, 1.0), (128, 0.8)])
 def test_one_repository_stays_at_the_bound_however_many_workers_there_are(workers: int, success: float) -> None:
     ours = measured(repositories=1, workers=workers, success=success)
