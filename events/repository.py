@@ -91,11 +91,12 @@ def _is_member(state: RepositoryState, number: int) -> bool:
 
 
 def _make_ready(state: RepositoryState, pr: PrRecord) -> None:
-    state.waiting.pop(pr.issue_number, None)
-    if pr.reached and _is_member(state, pr.issue_number):
-        state.ready[pr.issue_number] = None
+    number = pr.issue_number
+    state.waiting.pop(number, None)
+    if pr.reached and number in state.members.get(state.sweep, ()):
+        state.ready[number] = None
         if pr.state is PrState.QUEUED:
-            state.queued[pr.issue_number] = None
+            state.queued[number] = None
 
 
 def _leave_queue(state: RepositoryState, number: int) -> None:
@@ -178,10 +179,12 @@ def _imported(state: RepositoryState, event: ContextsImported) -> None:
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
     trigger = _ENTERED[event.stage]
     moved = [_record(state, number, trigger) for number in (event.issue_number, *event.others)]
+    reason, queued = event.reason, state.queued
     for pr, to in moved:
-        pr.state, pr.reason = to, event.reason
-        _not_held(state, pr)
-        state.queued.pop(pr.issue_number, None)
+        pr.state, pr.reason = to, reason
+        if pr.behind is not None:
+            _not_held(state, pr)
+        queued.pop(pr.issue_number, None)
         if to is PrState.FIND_SIMILAR:
             _make_ready(state, pr)
 
