@@ -1,7 +1,7 @@
 """The PyPI package ``eventsourcing`` on the same work: an optional extra, compared with when it is installed.
 
-It gets the lighter work where work cannot be equal: its events are not hash chained, carry no id of their own and
-change no read model, and in replay its aggregate only keeps each pull request's last event.
+Where work cannot be equal it gets the lighter one: its events are not hash chained, carry no id of their own and change
+no read model. In replay one of its aggregates folds what the product folds, another one next to nothing.
 """
 
 from __future__ import annotations
@@ -41,14 +41,11 @@ class Foreign:
         from eventsourcing.application import Application
         from eventsourcing.sqlite import SQLiteApplicationRecorder
 
-        from scripts.bench.foreign_aggregate import ForeignRepository
-
         environment = {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(path)}
         self._app: Application[UUID] = Application(env=environment)
         recorder = self._app.recorder
         assert isinstance(recorder, SQLiteApplicationRecorder)  # noqa: S101 - what the environment asks for
         self._recorder = recorder
-        self._aggregate = ForeignRepository
         self._id = uuid4()
         self._version = 0
         with recorder.datastore.get_connection(commit=True) as connection:
@@ -70,19 +67,21 @@ class Foreign:
             stored.append(StoredEvent(self._id, self._version, event.type, event.data))
         self._recorder.insert_events(stored)
 
-    def write(self, events: Iterable[Event]) -> UUID:
+    def write(self, repository: str, events: Iterable[Event], *, light: bool) -> UUID:
         """Saves an aggregate with these events; returns its id."""
-        aggregate = self._aggregate()
+        from scripts.bench.foreign_aggregate import EqualRepository, LightRepository
+
+        kind: Any = LightRepository if light else EqualRepository
+        aggregate = kind(repository)
         for event in events:
             data = msgspec.to_builtins(event)
-            aggregate.trigger_event(self._aggregate.Happened, type=type(event).__name__, data=data)
+            aggregate.trigger_event(kind.Happened, type=type(event).__name__, data=data)
         self._app.save(aggregate)
-        return aggregate.id
+        return UUID(str(aggregate.id))
 
-    def replay(self, aggregate_id: UUID) -> int:
-        """Reads, decodes and folds an aggregate; returns its version."""
-        found: Any = self._app.repository.get(aggregate_id)
-        return int(found.version)
+    def replay(self, aggregate_id: UUID) -> Any:
+        """Reads, decodes and folds an aggregate."""
+        return self._app.repository.get(aggregate_id)
 
     def close(self) -> None:
         """Closes its database."""
