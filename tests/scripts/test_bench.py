@@ -73,6 +73,22 @@ def test_a_missed_goal_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.Monk
     assert CliRunner().invoke(bench.main, ["--folder", str(tmp_path)]).exit_code == 1
 
 
+def test_a_group_that_fails_says_why_and_loses_no_other_groups_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Options) -> list[Figure]:
+        raise RuntimeError("the cluster does not start")
+
+    figure = Figure(group="append", name="a figure", value=2.0, unit="x")
+    monkeypatch.setattr(bench, "MODULES", {"writer": fails, "append": lambda _: [figure]})
+    out = tmp_path / "figures.json"
+    done = CliRunner().invoke(bench.main, ["--json", str(out), "--folder", str(tmp_path)])
+    assert done.exit_code == 1
+    found = json.loads(out.read_bytes())["figures"]
+    assert [(one["group"], one["name"]) for one in found] == [("writer", "not measured"), ("append", "a figure")]
+    assert found[0]["note"] == "RuntimeError: the cluster does not start"
+
+
 def test_an_unknown_group_is_refused_with_the_known_ones() -> None:
     done = CliRunner().invoke(bench.main, ["--only", "apend"])
     assert done.exit_code == 2
