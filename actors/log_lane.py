@@ -95,15 +95,21 @@ class LaneServer:
         self._submit = submit
         self._folder: Path | None = None
         self._server: asyncio.Server | None = None
+        self._opening = asyncio.Lock()
 
     async def path(self) -> str:
         """Where the lane is, which is opened by the first call; empty: this machine has none."""
+        async with self._opening:
+            if self._server is None:
+                with suppress(OSError):  # everything works without a lane
+                    await self._open()
+        return str(self._folder / "lane") if self._server is not None and self._folder is not None else ""
+
+    async def _open(self) -> None:
         if self._folder is None:
-            folder = self._folder = Path(tempfile.mkdtemp(prefix="headrace-log-"))
-            loop = asyncio.get_running_loop()
-            with suppress(OSError):  # everything works without a lane
-                self._server = await loop.create_unix_server(lambda: _Caller(self._submit), folder / "lane")
-        return str(self._folder / "lane") if self._server is not None else ""
+            self._folder = Path(tempfile.mkdtemp(prefix="headrace-log-"))
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Caller(self._submit), self._folder / "lane")
 
     def close(self) -> None:
         """Takes no more callers and removes the socket."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,27 @@ def test_frames_that_arrive_in_pieces_are_put_together_and_what_is_no_batch_has_
         assert await reader.readexactly(8) == bytes(4) + (8).to_bytes(4, "big")
         sender.close()
         await writer.close()
+
+    _run(work())
+
+
+def test_callers_that_ask_at_once_are_all_told_the_same_lane(url: str) -> None:
+    async def work() -> None:
+        writer = LogWriter(url, "test", open_store, True)
+        paths = await asyncio.gather(*(writer.lane() for _ in range(8)))
+        assert len(set(paths)) == 1
+        assert paths[0]
+        await writer.close()
+
+    _run(work())
+
+
+def test_where_no_socket_can_be_made_appends_are_calls(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+        ref = CountingRef(LogWriter(url, "test", open_store, True))
+        await LogClient(ref).append("s", 0, [_event("a")], at=1.0)
+        assert ref.calls == ["lane", "append"]
 
     _run(work())
 
