@@ -30,6 +30,7 @@ from events.sweep import SweepState
 from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined
 from events.work import CascadePolicy, PullRequest, VerificationRules
 from store.log import Append, Appended
+from store.opening import open_store
 from store.snapshots import usable_state
 
 __all__ = ["RunOptions", "StopSwitch", "policy_of", "run_sweep"]
@@ -102,7 +103,7 @@ def run_sweep(
     try:
         here = Placement(node_id=cluster.node_id)
         holder = f"sweep {options.sweep}"
-        writer = gateway.spawn(LogWriter, options.store_url, holder, name="log", placement=here)
+        writer = gateway.spawn(LogWriter, options.store_url, holder, open_store, True, name="log", placement=here)
         opened = cast(OpenedLog, writer.ask("open"))
         rules, policy = _define(writer, options, rows=rows, timeline=timeline)
         workers = min(settings.sweep.workers or cluster.runner_slots, cluster.runner_slots)

@@ -20,6 +20,7 @@ from loguru import logger
 
 from actors import faults
 from actors.gateway import ActorGone, Ref
+from actors.log_lane import LaneClient
 from actors.log_writer import pack, unpack_events, unpack_snapshot
 from events import codec
 from events.errors import LogError, LogUnavailable, VersionConflict
@@ -46,10 +47,16 @@ def new_event(event: Event, event_id: str) -> NewEvent:
 
 
 class LogClient:
-    """The log writer as seen from an actor. Calls survive the writer's death: they wait for it to come back."""
+    """The log writer as seen from an actor. Calls survive the writer's death: they wait for it to come back.
+
+    Appends take the writer's lane where it has one that leads here (:mod:`actors.log_lane`), all else goes through Ray.
+    """
 
     def __init__(self, writer: Ref) -> None:
         self.writer = writer
+        self._lane: LaneClient | None = None
+        self._connecting = asyncio.Lock()
+        self._reachable = True
 
     async def append(self, stream: str, expected_version: int, events: list[NewEvent], *, at: float) -> Appended:
         """Appends one batch.
@@ -59,7 +66,7 @@ class LogClient:
             LogUnavailable: the log could not be written for two minutes.
         """
         batch = pack([Append(stream, expected_version, events, at)])
-        (result,) = await self._insist("append", batch)
+        (result,) = await self._by_lane(batch) or await self._insist("append", batch)
         if isinstance(result, Appended):
             return result
         raise result
@@ -100,6 +107,23 @@ class LogClient:
         """Stores a blob; returns its digest."""
         digest: str = await self._insist("put_blob", data)
         return digest
+
+    async def _by_lane(self, batch: bytes) -> list[Appended] | None:
+        """Appends over the lane; ``None``: there is none, or it has no answer, and the batch may be repeated."""
+        if self._reachable and (self._lane is None or self._lane.lost):
+            async with self._connecting:
+                if self._lane is None or self._lane.lost:
+                    await self._connect()
+        return None if self._lane is None else await self._lane.append(batch)
+
+    async def _connect(self) -> None:
+        self._lane = None
+        try:
+            path = await self.writer.call("lane")
+        except (ActorGone, LogUnavailable):
+            return
+        self._lane = await LaneClient.connect(path) if path else None
+        self._reachable = self._lane is not None
 
     async def _insist(self, method: str, *args: object) -> Any:
         deadline = time.monotonic() + RETRY_FOR_S

@@ -1,8 +1,9 @@
 """The log's single writer: an actor that owns the store and commits for everybody, in groups.
 
 Guarantees: an ``append`` that returns is durable; batches that arrive while a commit is under way share the next one
-(one fsync for all of them). If the process dies, callers get ``ActorGone`` and repeat with the same event ids: nothing
-is recorded twice. The lock on the log dies with the process, so the restarted writer opens it again.
+(one fsync for all of them), whether they come by a call or over the lane. If the process dies, callers get
+``ActorGone`` and repeat with the same event ids: nothing is recorded twice. The lock on the log dies with the process,
+so the restarted writer opens it again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from actors import faults
+from actors.log_lane import LaneServer
 from store.blobs import FileBlobs
 from store.log import Append, Appended, RecordedEvent, Refused, Snapshot
 from store.opening import Store, open_store
@@ -55,14 +57,18 @@ class OpenedLog(msgspec.Struct, frozen=True):
 
 
 class LogWriter:
-    """Owns one store. ``url`` and ``holder`` are those of ``open_store``, for which ``opener`` may stand in."""
+    """Owns one store. ``url`` and ``holder`` are those of ``open_store``, for which ``opener`` may stand in.
 
-    def __init__(self, url: str, holder: str, opener: Callable[..., Store] = open_store) -> None:
+    ``lane``: takes appends of processes on its node over a socket too (:mod:`actors.log_lane`).
+    """
+
+    def __init__(self, url: str, holder: str, opener: Callable[..., Store] = open_store, lane: bool = False) -> None:
         self._url, self._holder, self._opener = url, holder, opener
         self._store: Store | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
         self._waiting: list[tuple[list[Append], asyncio.Future[list[Appended | Refused]]]] = []
         self._committer: asyncio.Task[None] | None = None
+        self._lane = LaneServer(self._submit) if lane else None
 
     def __repr__(self) -> str:
         return f"LogWriter({self._url})"
@@ -75,11 +81,11 @@ class LogWriter:
 
     async def append(self, batches: bytes) -> list[Appended | Refused]:
         """Commits a packed ``list[Append]``; one result each, in order. Raises ``LogUnavailable`` if none is sure."""
-        future: asyncio.Future[list[Appended | Refused]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((_appends.decode(batches), future))
-        if self._committer is None or self._committer.done():
-            self._committer = asyncio.create_task(self._commit())
-        return await future
+        return await self._submit(_appends.decode(batches))
+
+    async def lane(self) -> str:
+        """Where callers on this node may append too; empty: nowhere."""
+        return await self._lane.path() if self._lane is not None else ""
 
     async def read(self, stream: str, after: int) -> bytes:
         """One packed page of a stream's events with a version above ``after``; an empty page is the end."""
@@ -122,9 +128,19 @@ class LogWriter:
 
     async def close(self) -> None:
         """Gives the log and its lock up, after what is under way."""
+        if self._lane is not None:
+            self._lane.close()
         if self._committer is not None:
             await self._committer
         await self._in_thread(lambda: self._store.close() if self._store else None)
+
+    def _submit(self, batches: list[Append]) -> asyncio.Future[list[Appended | Refused]]:
+        """What becomes of ``batches``, which go into the next commit."""
+        future: asyncio.Future[list[Appended | Refused]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((batches, future))
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit())
+        return future
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -46,6 +46,8 @@ from events.work import FailureClass, Stage, VerificationRules
 
 __all__ = ["RepositoryState", "evolve", "fold"]
 
+_QUEUED, _FIND_SIMILAR = PrState.QUEUED, PrState.FIND_SIMILAR
+"""Members of an enum are slow to look up on their class, and these are compared with at every event."""
 _ENTERED = {stage: f"StageEntered:{stage.value}" for stage in Stage}
 _STARTED = {stage: f"AttemptStarted:{stage.value}" for stage in Stage}
 
@@ -91,11 +93,12 @@ def _is_member(state: RepositoryState, number: int) -> bool:
 
 
 def _make_ready(state: RepositoryState, pr: PrRecord) -> None:
-    state.waiting.pop(pr.issue_number, None)
-    if pr.reached and _is_member(state, pr.issue_number):
-        state.ready[pr.issue_number] = None
-        if pr.state is PrState.QUEUED:
-            state.queued[pr.issue_number] = None
+    number = pr.issue_number
+    state.waiting.pop(number, None)
+    if pr.reached and number in state.members.get(state.sweep, ()):
+        state.ready[number] = None
+        if pr.state is _QUEUED:
+            state.queued[number] = None
 
 
 def _leave_queue(state: RepositoryState, number: int) -> None:
@@ -177,12 +180,17 @@ def _imported(state: RepositoryState, event: ContextsImported) -> None:
 
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
     trigger = _ENTERED[event.stage]
-    moved = [_record(state, number, trigger) for number in (event.issue_number, *event.others)]
+    if event.others:
+        moved = [_record(state, number, trigger) for number in (event.issue_number, *event.others)]
+    else:
+        moved = [_record(state, event.issue_number, trigger)]
+    reason, queued = event.reason, state.queued
     for pr, to in moved:
-        pr.state, pr.reason = to, event.reason
-        _not_held(state, pr)
-        state.queued.pop(pr.issue_number, None)
-        if to is PrState.FIND_SIMILAR:
+        pr.state, pr.reason = to, reason
+        if pr.behind is not None:
+            _not_held(state, pr)
+        queued.pop(pr.issue_number, None)
+        if to is _FIND_SIMILAR:
             _make_ready(state, pr)
 
 

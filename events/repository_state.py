@@ -85,9 +85,8 @@ class RepositoryState(msgspec.Struct, kw_only=True):
         self.unreached = sorted((pr.at, pr.issue_number) for pr in active if not pr.reached)
 
     def close(self, pr: PrRecord) -> None:
-        """Takes a finished pull request out of the indexes."""
-        for line in (self.open, self.unreached):
-            remove_place(line, (pr.at, pr.issue_number))
+        """Takes a finished pull request out of the index that it is in."""
+        remove_place(self.open if pr.reached else self.unreached, (pr.at, pr.issue_number))
 
     def refute(self, context: str, pr: PrRecord) -> None:
         """Remembers that ``context`` does not build ``pr``."""

@@ -308,13 +308,12 @@ def chain_hashes(
     can build it too.
     """
     hashes = []
-    stream_length = len(stream)
+    between = f"\n{recorded_us}\n{len(stream)}\n"
     for event in events:
         version += 1
         event_id, type_ = event.event_id, event.type
         header = (
-            f"{previous}\n{version}\n{event.schema}\n{recorded_us}\n{stream_length}\n{len(event_id)}\n{len(type_)}\n"
-            f"{stream}{event_id}{type_}"
+            f"{previous}\n{version}\n{event.schema}{between}{len(event_id)}\n{len(type_)}\n{stream}{event_id}{type_}"
         )
         previous = sha256(header.encode() + event.data).hexdigest()
         hashes.append(previous)

@@ -10,9 +10,10 @@ __all__ = ["Figure"]
 class Figure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One measured figure.
 
-    ``group`` is the benchmark's module, ``name`` what was measured, with its sizes; ``value`` is in ``unit`` (``events/s,
-    s, MiB, x`` for a ratio …). ``goal``: the smallest (``at_least``) or largest value that satisfies; null where a figure
-    is only there to compare with. ``percentiles``: by name (``p50``, ``p99``), in ``unit`` or as ``note`` says.
+    ``group`` is the benchmark's module, ``name`` what was measured, with its sizes; ``value`` is in ``unit``
+    (``events/s``, ``s``, ``MiB``, ``x`` for a ratio …). ``goal``: the smallest (``at_least``) or largest value that
+    satisfies; null where a figure is only there to compare with. ``percentiles``: by name (``p50``, ``p99``), in
+    ``unit`` or as ``note`` says.
     """
 
     group: str

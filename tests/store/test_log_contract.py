@@ -63,6 +63,19 @@ class LogContract:
         assert (behind.value.stream, behind.value.expected, behind.value.actual) == ("s", 0, 1)
         assert [event.event_id for event in log.read_all()] == ["a"]
 
+    @pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 65, 150])
+    def test_batches_of_every_size_are_kept_in_order_and_repeated_as_one(self, log: EventLog, size: int) -> None:
+        log.append(batch("s", 0, "first"))
+        ids = [f"{number:03d}" for number in range(size)]
+        appended = log.append(batch("s", 1, *ids))
+        assert appended == Appended(stream="s", version=size + 1, seq=size + 1)
+        assert [event.event_id for event in log.read_stream("s")] == ["first", *ids]
+        assert log.append(batch("s", 1, *ids)) == Appended("s", size + 1, size + 1, duplicate=True)
+        with pytest.raises(EventIdReused):
+            log.append(batch("s", size + 1, *(f"new-{number}" for number in range(size)), ids[-1]))
+        assert log.append(batch("s", size + 1, "last")).seq == size + 2
+        assert log.verify() == log.streams()
+
     def test_repeating_an_append_returns_the_original_positions(self, log: EventLog) -> None:
         first = log.append(batch("s", 0, "a", "b"))
         log.append(batch("s", 2, "c"))

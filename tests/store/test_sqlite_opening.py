@@ -171,7 +171,8 @@ class _CommitWithoutAnswer(sqlite3.Connection):
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         cursor = super().execute(sql, parameters)
-        if sql == "COMMIT" and not self.answers:
+        committed = sql == "COMMIT" or (sql.startswith("INSERT") and not self.in_transaction)
+        if committed and not self.answers:
             self.answers = True
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR
