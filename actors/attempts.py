@@ -27,16 +27,17 @@ RETRY_S = 0.5
 
 
 class AttemptFollower:
-    """Follows attempts on runners, given by name."""
+    """Follows attempts on runners, given by name, for all repositories of one process."""
 
     def __init__(self, log: LogClient, runners: Mapping[str, Ref]) -> None:
         self._log, self._runners = log, runners
+        self._over: dict[str, list[str]] = {}
 
     async def perform(self, place: tuple[str, WorkOrder]) -> TakeOutcome | Interrupt:
         """Has an order done by a runner; see the module for what happens when it dies."""
         name, order = place
         try:
-            outcome: Outcome = await self._runners[name].call("perform", order)
+            outcome: Outcome = await self._runners[name].call("perform", order, self._over.pop(name, []))
         except HeadraceError as exc:
             return await self._settled(order.attempt_id, name, exc.message, runner_died=True)
         return TakeOutcome(attempt_id=order.attempt_id, outcome=outcome)
@@ -75,15 +76,9 @@ class AttemptFollower:
         except HeadraceError as exc:
             logger.warning("cannot cancel on {}: {}", runner, exc)
 
-    async def forget(self, attempt: InFlight) -> None:
-        """Tells the runner that an outcome has arrived."""
-        runner = self._runners.get(attempt.runner)
-        if runner is None:
-            return
-        try:
-            await runner.call("forget", attempt.attempt_id)
-        except HeadraceError as exc:
-            logger.debug("{} has forgotten by itself: {}", attempt.runner, exc)
+    def forget(self, attempt: InFlight) -> None:
+        """An outcome has arrived: its runner hears of it with its next order; if it never does, it only keeps it."""
+        self._over.setdefault(attempt.runner, []).append(attempt.attempt_id)
 
     async def _settled(
         self, attempt_id: str, runner: str, why: str, *, runner_died: bool = False

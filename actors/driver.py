@@ -38,6 +38,8 @@ __all__ = ["RunOptions", "StopSwitch", "policy_of", "run_sweep"]
 POLL_S = 0.3
 GONE_FOR_S = 60.0
 REPOSITORIES_PER_EVENT = 500
+REPOSITORIES_PER_HOST = 32
+"""One host's event loop has room for far more; this many are lost and taken over together when it dies."""
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +133,7 @@ def run_sweep(
             policy=policy,
             workers=workers,
             max_active=settings.sweep.max_active_repositories,
+            hosts=-(-settings.sweep.max_active_repositories // REPOSITORIES_PER_HOST),
             infra_patience_s=settings.sweep.infra_patience_s,
             writer=writer,
             governor=governor,

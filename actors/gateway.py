@@ -19,8 +19,9 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -34,6 +35,7 @@ __all__ = [
     "Ref",
     "connect",
     "disconnect",
+    "living",
     "spawn",
     "this_node",
 ]
@@ -100,6 +102,7 @@ class Ref:
 
     def __init__(self, name: str, handle: Any = None) -> None:
         self.name = name
+        self._label = ""
         self._handle = handle
         self._owned = handle is not None
 
@@ -108,6 +111,12 @@ class Ref:
 
     def __reduce__(self) -> tuple[object, ...]:
         return (Ref, (self.name,))
+
+    def labelled(self, label: str) -> Self:
+        """The same actor; calls through this handle are shown under ``label`` in Ray's dashboard."""
+        other = object.__new__(type(self))
+        other.__dict__ |= {**self.__dict__, "_label": label}
+        return other
 
     async def call(self, method: str, *args: object) -> Any:
         """Calls a method from a running event loop and returns its result.
@@ -118,7 +127,8 @@ class Ref:
             HeadraceError: what it raised, if it is ours.
         """
         try:
-            return await getattr(self._actor(), method).remote(*args)
+            function = getattr(self._actor(), method)
+            return await (function.options(name=self._label) if self._label else function).remote(*args)
         except Exception as exc:
             raise self._translated(exc, method) from exc
 
@@ -230,6 +240,12 @@ def connect(
     )
 
 
+@cache
+def _token() -> str:
+    """One for all clusters that this process starts: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
+
+
 def _own_token() -> None:
     """A token for a local cluster, in a file that only its owner may read (Ray's own would be readable by all)."""
     if "RAY_AUTH_MODE" in os.environ:
@@ -237,7 +253,7 @@ def _own_token() -> None:
     folder = Path(tempfile.mkdtemp(prefix=_LOCAL_FOLDER))
     path = folder / "token"
     path.touch(mode=0o600)
-    path.write_text(secrets.token_hex(32))
+    path.write_text(_token())
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
@@ -273,6 +289,13 @@ def spawn(cls: type, *args: object, name: str, placement: Placement | None = Non
     if placement.node_id is not None:
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(placement.node_id, soft=False)
     return Ref(name, ray.remote(cls).options(**options).remote(*args))
+
+
+def living() -> list[str]:
+    """The names of all living actors of this namespace, as the cluster tells."""
+    import ray.util
+
+    return sorted(str(name) for name in ray.util.list_named_actors())
 
 
 def this_node() -> str:

@@ -29,7 +29,7 @@ from events.streams import State, machine_of
 from events.types import Event
 from events.work import Outcome
 from store.blobs import BlobStore
-from store.log import Append, Appended, NewEvent, RecordedEvent, Snapshot
+from store.log import Append, Appended, NewEvent, RecordedEvent, Refused, Snapshot
 from store.read_models import CachedContext
 from store.snapshots import usable_state
 
@@ -49,11 +49,15 @@ def new_event(event: Event, event_id: str) -> NewEvent:
 class LogClient:
     """The log writer as seen from an actor. Calls survive the writer's death: they wait for it to come back.
 
-    Appends take the writer's lane where it has one that leads here (:mod:`actors.log_lane`), all else goes through Ray.
+    Batches that are appended while an append is on its way share the next one: each client has one under way at most,
+    however many streams are written through it. ``linger_s``: how long it first waits for others to share it. Appends
+    take the writer's lane where it has one that leads here (:mod:`actors.log_lane`), all else goes through Ray.
     """
 
-    def __init__(self, writer: Ref) -> None:
-        self.writer = writer
+    def __init__(self, writer: Ref, *, linger_s: float = 0.0) -> None:
+        self.writer, self._linger_s = writer, linger_s
+        self._waiting: list[tuple[Append, asyncio.Future[Appended | Refused]]] = []
+        self._appending: asyncio.Task[None] | None = None
         self._lane: LaneClient | None = None
         self._connecting = asyncio.Lock()
         self._reachable = True
@@ -65,11 +69,31 @@ class LogClient:
             VersionConflict, EventIdReused: as ``EventLog.append``.
             LogUnavailable: the log could not be written for two minutes.
         """
-        batch = pack([Append(stream, expected_version, events, at)])
-        (result,) = await self._by_lane(batch) or await self._insist("append", batch)
+        future: asyncio.Future[Appended | Refused] = asyncio.get_running_loop().create_future()
+        self._waiting.append((Append(stream, expected_version, events, at), future))
+        if self._appending is None or self._appending.done():
+            self._appending = asyncio.create_task(self._append_waiting())
+        result = await future
         if isinstance(result, Appended):
             return result
         raise result
+
+    async def _append_waiting(self) -> None:
+        while self._waiting:
+            if self._linger_s:
+                await asyncio.sleep(self._linger_s)
+            group, self._waiting = self._waiting, []
+            try:
+                packed = pack([batch for batch, _ in group])
+                results = await self._by_lane(packed) or await self._insist("append", packed)
+            except Exception as exc:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(exc)
+                continue
+            for (_, future), result in zip(group, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
 
     async def read(self, stream: str, *, after: int = 0) -> AsyncIterator[list[RecordedEvent]]:
         """The events of a stream, in order, in pages."""

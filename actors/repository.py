@@ -12,9 +12,8 @@ It loads the stream, folds it, asks the core what is due, appends, and only then
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from loguru import logger
@@ -22,23 +21,25 @@ from loguru import logger
 from actors import faults
 from actors.admission import admissions, rows_by_number
 from actors.attempts import AttemptFollower
-from actors.gateway import ActorGone, Ref
+from actors.gateway import Ref
 from actors.governor import RUNNERS
 from actors.ids import new_id
+from actors.leasing import LeaseDesk
 from actors.log_client import LogClient, StreamWriter
 from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome
 from events.decide import decide, is_drained
-from events.errors import HeadraceError, VersionConflict
+from events.errors import VersionConflict
 from events.repository import evolve
 from events.repository_state import RepositoryState
 from events.types import AttemptStarted, ImportedContext, Lease, RepositoryEvent, RepositoryRows
 from events.work import CascadePolicy, Outcome, PullRequest, VerificationRules, WorkOrder
 from store.read_models import CachedContext
 
-__all__ = ["RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
+__all__ = ["Means", "RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
 
-RENEW_S = 5.0
 GRACE_S = 5.0
+LINGER_S = 0.003
+"""How long an append of one repository waits for those of others in its process."""
 KEEP_DRAINED_EVERY = 100
 """A drained stream is read by every later status and run: it gets a snapshot after this many events already."""
 
@@ -82,27 +83,37 @@ class RepositorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     superseded: bool = False
 
 
-class RepositoryActor:
-    """See the module."""
+class Means:
+    """What the repositories of one process share: a client of the log, a desk for leases, a way to the runners."""
 
-    def __init__(self, rows: RepositoryRows, config: RepositoryConfig, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: RepositoryConfig) -> None:
+        self.log = LogClient(config.writer, linger_s=LINGER_S)
+        self.desk = LeaseDesk(config.governor)
+        self.follower = AttemptFollower(self.log, {ref.name: ref for ref in config.runners})
+
+
+class RepositoryActor:
+    """See the module. Several live in one :class:`actors.host.RepositoryHost`."""
+
+    def __init__(
+        self, rows: RepositoryRows, config: RepositoryConfig, means: Means, clock: Callable[[], float]
+    ) -> None:
         self._rows, self._config, self._clock = rows, config, clock
         self._name = f"repository:{rows.repository}"
         self._state = RepositoryState(repository=rows.repository)
         self._incarnation = new_id()
-        self._log = LogClient(config.writer)
+        self._log, self._follower, self._desk = means.log, means.follower, means.desk
         self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=new_id)
-        self._follower = AttemptFollower(self._log, {ref.name: ref for ref in config.runners})
         self._commit = asyncio.Lock()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
         self._acquiring: asyncio.Task[None] | None = None
-        self._renewing: asyncio.Task[None] | None = None
         self._leases: dict[str, Lease] = {}
         self._pull_requests: dict[int, PullRequest] = {}
         self._since: dict[str, float] = {}
         self._ended = 0
+        self._is_new = False
         self._infra_message = ""
         self._failure = ""
         self._superseded = False
@@ -111,10 +122,15 @@ class RepositoryActor:
     def __repr__(self) -> str:
         return f"RepositoryActor({self._rows.repository})"
 
-    async def snapshot(self) -> RepositorySnapshot:
-        """How things stand; the first call starts the work."""
+    async def live(self) -> RepositorySnapshot:
+        """Does the work, or joins it, until nothing is left to do or it cannot go on; how things stand then."""
         if self._main is None:
             self._main = asyncio.create_task(self._run())
+        await asyncio.wait([self._main])
+        return self.snapshot()
+
+    def snapshot(self) -> RepositorySnapshot:
+        """How things stand."""
         state = self._state
         return RepositorySnapshot(
             repository=state.repository,
@@ -128,7 +144,7 @@ class RepositoryActor:
                 )
                 for one in state.inflight.values()
             ],
-            drained=self._main.done() and not self._failure and is_drained(self._state),
+            drained=self._main is not None and self._main.done() and not self._failure and is_drained(self._state),
             attempts_ended=self._ended,
             infra_streak=state.infra_streak,
             infra_until=state.not_before,
@@ -142,7 +158,7 @@ class RepositoryActor:
         marked in the log or ``GRACE_S`` seconds have passed."""
         self._stopping = True
         self._wake.set()
-        await self._governor("give_back_all_but", self._name, self._held())
+        self._desk.withdraw(self._name)
         if self._acquiring is not None:
             await asyncio.wait([self._acquiring], timeout=GRACE_S)
         await self._wait_for_attempts(drain_s)
@@ -152,13 +168,21 @@ class RepositoryActor:
         await self._wait_for_attempts(GRACE_S)
         await self._leave()
 
+    def abandon(self) -> None:
+        """Leaves everything as it is, as if this process had died: a successor takes the stream over."""
+        self._stopping = True
+        self._desk.leave(self._name)
+        for task in (self._main, self._acquiring, *self._tasks):
+            if task is not None:
+                task.cancel()
+
     async def _wait_for_attempts(self, timeout_s: float) -> None:
         pending = [task for task in self._tasks if not task.done()]
         if pending:
             await asyncio.wait(pending, timeout=timeout_s)
 
     async def _run(self) -> None:
-        self._renewing = asyncio.create_task(self._renew())
+        self._desk.join(self._name, self._held)
         try:
             await self._load()
             while not self._stopping and not is_drained(self._state):
@@ -181,8 +205,7 @@ class RepositoryActor:
             logger.opt(exception=exc).error("{} stops", self._name)
         self._stopping = True
         self._wake.set()
-        if self._renewing is not None:  # what it holds is free again soon, also if nobody can reach this actor any more
-            self._renewing.cancel()
+        self._desk.leave(self._name)  # what it holds is free again soon, also if nobody can reach this actor any more
 
     # ------------------------------------------------------------ starting
 
@@ -197,9 +220,9 @@ class RepositoryActor:
         await self._decide(ImportContexts(contexts=[_imported(one) for one in cached if self._is_news(one)]))
         admitted = admissions(rows.values(), rows_blob=self._rows.rows)
         await self._decide(Admit(sweep=config.sweep, rules=config.rules, policy=config.policy, pull_requests=admitted))
-        await self._read_rows()
+        await self._read_rows(rows)
 
-    async def _read_rows(self) -> None:
+    async def _read_rows(self, given: dict[int, PullRequest]) -> None:
         """The full rows of the sweep's pull requests, each from the blob under which it was last admitted.
 
         One that a shorter timeline no longer names stays in the sweep, with the row that it had.
@@ -208,11 +231,11 @@ class RepositoryActor:
         for pr in self._state.of_sweep(self._config.sweep):
             wanted.setdefault(pr.row, []).append(pr.issue_number)
         for blob, numbers in wanted.items():
-            rows = rows_by_number(await self._log.get_blob(blob))
+            rows = given if blob == self._rows.rows else rows_by_number(await self._log.get_blob(blob))
             self._pull_requests.update((number, rows[number]) for number in numbers)
 
     async def _adopt(self, state: RepositoryState) -> None:
-        self._state = state
+        self._state, self._is_new = state, state.version == 0
         await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
 
     def _is_news(self, one: CachedContext) -> bool:
@@ -231,7 +254,8 @@ class RepositoryActor:
                 self._spawn(self._finish(one.attempt_id, self._follower.follow(one)))
             else:
                 await self._decide(await self._follower.settle(one))
-        await self._governor("give_back_all_but", self._name, keep)
+        if not self._is_new:  # else no earlier incarnation has held a lease
+            await self._desk.give_back_all_but(self._name, keep)
 
     # ------------------------------------------------------------ working
 
@@ -253,9 +277,7 @@ class RepositoryActor:
 
     async def _acquire(self, count: int) -> None:
         try:
-            leases = cast(
-                list[Lease], await self._governor("acquire", self._name, RUNNERS, min(count, len(self._config.runners)))
-            )
+            leases = await self._desk.acquire(self._name, RUNNERS, min(count, len(self._config.runners)))
             faults.hit(faults.REPOSITORY_LEASED)
             await self._fill(leases)
         except Exception as exc:
@@ -277,7 +299,7 @@ class RepositoryActor:
             self._since[one.attempt_id] = self._clock()
             self._spawn(self._finish(one.attempt_id, self._follower.perform(self._order(one))))
         used = {one.lease for one in started}
-        await self._release([one.lease_id for one in leases if one.lease_id not in used])
+        self._release([one.lease_id for one in leases if one.lease_id not in used])
 
     def _order(self, started: AttemptStarted) -> tuple[str, WorkOrder]:
         order = WorkOrder(
@@ -310,9 +332,9 @@ class RepositoryActor:
             self._since.pop(attempt_id, None)
             if attempt is not None:
                 faults.hit(faults.REPOSITORY_BEFORE_RELEASE)
-                await self._release([attempt.lease])
+                self._release([attempt.lease])
                 faults.hit(faults.REPOSITORY_AFTER_RELEASE)
-                await self._follower.forget(attempt)
+                self._follower.forget(attempt)
         except Exception as exc:
             self._fail(exc)
         finally:
@@ -334,39 +356,22 @@ class RepositoryActor:
 
     # ------------------------------------------------------------ leases
 
-    async def _release(self, lease_ids: list[str]) -> None:
+    def _release(self, lease_ids: list[str]) -> None:
         for one in lease_ids:
             self._leases.pop(one, None)
-        if lease_ids:
-            await self._governor("release", lease_ids)
+        self._desk.release(lease_ids)
 
     def _held(self) -> list[str]:
         """The leases of attempts in flight, and those that are about to be used."""
         return list({*self._leases, *(one.lease for one in self._state.inflight.values())})
 
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW_S)
-            try:
-                await self._governor("renew", self._name, self._held())
-            except HeadraceError as exc:
-                logger.warning("{}: leases could not be renewed: {}", self._name, exc)
-
     async def _leave(self) -> None:
-        if self._renewing is not None:
-            self._renewing.cancel()
+        knows_all = self._desk.leave(self._name)
         if self._acquiring is not None:
             self._acquiring.cancel()
             self._acquiring = None
-        await self._governor("give_back_all_but", self._name, [])
-
-    async def _governor(self, method: str, *args: object) -> Any:
-        """Asks the governor, again while it is away: its calls may all be repeated."""
-        while True:
-            try:
-                return await self._config.governor.call(method, *args)
-            except ActorGone:
-                await asyncio.sleep(0.2)
+        if not knows_all or self._held():
+            await self._desk.give_back_all_but(self._name, [])
 
 
 def _imported(one: CachedContext) -> ImportedContext:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -83,9 +83,15 @@ class AgentRunner:
         """The node that this runner is on."""
         return this_node()
 
-    def perform(self, order: WorkOrder) -> Outcome:
-        """Does a work order and returns its outcome, which is durable by then. See the module for repetition."""
+    def perform(self, order: WorkOrder, over: Sequence[str] = ()) -> Outcome:
+        """Does a work order and returns its outcome, which is durable by then. See the module for repetition.
+
+        ``over`` names attempts whose outcomes have arrived in the logs of their repositories: they are forgotten, for
+        nobody will ask for them again.
+        """
         with self._lock:
+            for attempt_id in over:
+                self._jobs.pop(attempt_id, None)
             job = self._jobs.get(order.attempt_id)
             if job is None and order.attempt_id in self._ended:
                 return _never_begun(order)
@@ -114,11 +120,6 @@ class AgentRunner:
             self._cancelled_early.update(one for one in attempt_ids if one not in self._jobs)
         for job in jobs:
             job.cancel.set()
-
-    def forget(self, attempt_id: str) -> None:
-        """The outcome has arrived in the log of its repository; nobody will ask for it again."""
-        with self._lock:
-            self._jobs.pop(attempt_id, None)
 
     def knows(self, attempt_id: str) -> bool:
         """Whether the order is under way here, or its outcome is kept here."""

@@ -3,8 +3,10 @@
 - *Success*: a repository is retired in the log only after its actor has nothing left to do.
 - *Failure*: a repository whose actor cannot go on is set aside, the others are finished, and the run ends as failed
   with its reason; the log stays resumable.
-- *Crash*: the runners and repository actors that it spawned end with it. The next incarnation folds the sweep's
-  stream and activates again what was active; the repositories' own streams keep everything else.
+- *Crash*: the runners and hosts that it spawned end with it. The next incarnation folds the sweep's stream and
+  activates again what was active; the repositories' own streams keep everything else.
+
+It hears of a repository's end at once; how the others stand meanwhile it asks each host now and then.
 """
 
 from __future__ import annotations
@@ -13,19 +15,21 @@ import asyncio
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from loguru import logger
 
 from actors import faults, gateway
 from actors.gateway import ActorGone, Placement, Ref
+from actors.host import RepositoryHost
+from actors.host_pool import HostPool
 from actors.ids import new_id
 from actors.log_client import LogClient, StreamWriter
-from actors.repository import RepositoryActor, RepositoryConfig, RepositorySnapshot
+from actors.repository import RepositoryConfig, RepositorySnapshot
 from actors.runner import AgentRunner, RunnerConfig
 from events import sweep as machine
 from events.errors import HeadraceError, LogError, VersionConflict
@@ -41,14 +45,12 @@ PLACED_S = 30.0
 """How long runners may wait for a place on the cluster, beyond ``READY_S`` for their engines."""
 AT_WORK_S = 60.0
 """An attempt that has run for longer has an engine that answers."""
-STOP_S = 7.0
-"""Beyond its drain time, what stopping a repository may take: Ctrl-C promises 15 s in all."""
 TAKE_BACKS = 3
 """How often a repository is taken back from an actor that outlived its connections and claimed its stream anew."""
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run of a sweep works with."""
+    """What a run of a sweep works with. ``max_active``: repositories that live at once, in ``hosts`` processes."""
 
     log_id: str
     sweep: str
@@ -56,6 +58,7 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy: CascadePolicy
     workers: int
     max_active: int
+    hosts: int
     infra_patience_s: float
     writer: Ref
     governor: Ref
@@ -92,7 +95,9 @@ class SweepSupervisor:
         self._state = machine.SweepState(sweep=config.sweep)
         self._run_id = new_id()
         self._runners: list[Ref] = []
-        self._actors: dict[str, Ref] = {}
+        self._pool: HostPool | None = None
+        self._todo: deque[str] = deque()
+        self._living: dict[str, asyncio.Task[RepositorySnapshot | None]] = {}
         self._snapshots: dict[str, RepositorySnapshot] = {}
         self._take_backs: Counter[str] = Counter()
         self._main: asyncio.Task[None] | None = None
@@ -136,13 +141,14 @@ class SweepSupervisor:
         try:
             await self._run()
         except VersionConflict as exc:
+            self._let_go()
             self._end("failed", f"another supervisor took sweep {self._config.sweep} over; this one stops ({exc})")
         except Exception as exc:
             logger.exception("sweep {} stops", self._config.sweep)
             reason = f"{type(exc).__name__}: {exc}"
             with suppress(LogError):
                 await self._stop_actors(0.0)
-                await self._record(SweepRunEnded(run=self._run_id, how="failed", reason=reason))
+                await self._record([SweepRunEnded(run=self._run_id, how="failed", reason=reason)])
             self._end("failed", reason)
 
     def _end(self, phase: str, message: str = "") -> None:
@@ -152,7 +158,7 @@ class SweepSupervisor:
         self._state = await self._stream.load()
         host, pid = socket.gethostname(), os.getpid()
         workers = self._config.workers
-        await self._record(SweepRunStarted(run=self._run_id, host=host, pid=pid, workers=workers))
+        await self._record([SweepRunStarted(run=self._run_id, host=host, pid=pid, workers=workers)])
         faults.hit(faults.SUPERVISOR_RUN_STARTED)
         starting = asyncio.create_task(self._start_runners())
         stopping = asyncio.create_task(self._stop.wait())
@@ -166,17 +172,27 @@ class SweepSupervisor:
             await self._finish("environment", why)
             return
         self._phase = "running"
+        watching = asyncio.create_task(self._hosts().watch(self._show))
+        try:
+            await self._work(stopping)
+        finally:
+            watching.cancel()
+
+    async def _work(self, stopping: asyncio.Task[bool]) -> None:
+        """Activates and retires repositories until the run ends, one way or another."""
+        active, pending = (self._state.in_phase(one) for one in (RepositoryPhase.ACTIVE, RepositoryPhase.PENDING))
+        self._todo.extend([*active, *pending])
         while not self._stop.is_set():
             await self._activate()
-            if not self._actors:
+            if not self._living:
                 await self._finish(*self._all_done())
                 return
+            await asyncio.wait({stopping, *self._living.values()}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
             await self._look_round()
             if self._out_of_patience():
                 await self._stop_actors(0.0)
                 await self._finish("environment", self._infra_message())
                 return
-            await asyncio.sleep(POLL_S)
         self._phase = "stopping"
         await self._stop_actors(self._drain_s)
         await self._finish("interrupted")
@@ -195,6 +211,7 @@ class SweepSupervisor:
             self._runners.append(
                 self._spawn_actor(AgentRunner, name, self._config.runner, name=name, placement=placement)
             )
+        self._hosts()
         try:
             async with asyncio.timeout(READY_S + PLACED_S):
                 answers = await asyncio.gather(*(_insist(ref, "ready", READY_S) for ref in self._runners))
@@ -212,75 +229,91 @@ class SweepSupervisor:
             return exc.message
         return None
 
+    def _hosts(self) -> HostPool:
+        """The hosts, which are spawned when they are first asked for; the runners are known by then."""
+        if self._pool is None:
+            config = self._config
+            shared = RepositoryConfig(
+                log_id=config.log_id,
+                sweep=config.sweep,
+                rules=config.rules,
+                policy=config.policy,
+                writer=config.writer,
+                governor=config.governor,
+                runners=self._runners,
+            )
+
+            def spawn(number: int) -> Ref:
+                name = f"repositories:{self._run_id[-8:]}:{number}"
+                return self._spawn_actor(RepositoryHost, name, shared, name=name)
+
+            self._pool = HostPool(spawn, min(config.hosts, config.max_active))
+        return self._pool
+
     async def _activate(self) -> None:
         """Gives actors to repositories, first to those that were active when an earlier run ended."""
-        was_active = self._state.in_phase(RepositoryPhase.ACTIVE)
-        for name in [*was_active, *self._state.in_phase(RepositoryPhase.PENDING)]:
-            if len(self._actors) >= self._config.max_active:
-                return
-            if name not in self._actors and name not in self._set_aside:
-                await self._record(RepositoryActivated(repository=name))
-                faults.hit(faults.SUPERVISOR_ACTIVATED)
-                self._spawn(name)
+        free = self._config.max_active - len(self._living)
+        chosen = [self._todo.popleft() for _ in range(min(free, len(self._todo)))]
+        await self._record([RepositoryActivated(repository=name) for name in chosen])
+        for name in chosen:
+            faults.hit(faults.SUPERVISOR_ACTIVATED)
+            self._live(name)
 
-    def _spawn(self, repository: str) -> None:
-        config = self._config
-        shared = RepositoryConfig(
-            log_id=config.log_id,
-            sweep=config.sweep,
-            rules=config.rules,
-            policy=config.policy,
-            writer=config.writer,
-            governor=config.governor,
-            runners=self._runners,
-        )
+    def _live(self, repository: str) -> None:
         rows = self._state.repositories[repository].rows
-        self._actors[repository] = self._spawn_actor(RepositoryActor, rows, shared, name=f"repository:{repository}")
+        self._living[repository] = asyncio.create_task(self._hosts().live(rows))
+
+    def _show(self, one: RepositorySnapshot) -> None:
+        self._snapshots[one.repository] = one
 
     async def _look_round(self) -> None:
-        """Takes a snapshot of every live repository; retires the drained, spawns anew what is gone for good."""
-
-        async def snapshot(name: str, ref: Ref) -> tuple[str, RepositorySnapshot | None]:
+        """Retires the drained; sets aside what cannot go on."""
+        drained = []
+        for name in [name for name, task in self._living.items() if task.done()]:
             try:
-                return name, cast(RepositorySnapshot, await ref.call("snapshot"))
-            except ActorGone:
-                return name, None
-
-        for name, found in await asyncio.gather(*(snapshot(name, ref) for name, ref in self._actors.items())):
-            if found is None:
-                self._spawn(name)
+                found = self._living.pop(name).result()
+            except HeadraceError as exc:
+                await self._put_aside(name, exc.message)
                 continue
-            if found.superseded and self._take_backs[name] < TAKE_BACKS:
-                logger.warning("{}: taking it back: {}", name, found.failure)
-                self._take_backs[name] += 1
-                self._actors.pop(name).kill()
-                self._spawn(name)
-                continue
-            self._snapshots[name] = found
-            if found.failure:
+            if found is not None and found.drained:
+                drained.append(found)
+            elif found is not None and found.failure and not self._is_to_be_taken_back(found):
+                self._snapshots[name] = found
                 await self._put_aside(name, found.failure)
-            if found.drained:
-                await self._retire(name, found)
+            else:
+                self._live(name)
+        await self._retire(drained)
+
+    def _is_to_be_taken_back(self, found: RepositorySnapshot) -> bool:
+        name = found.repository
+        if not found.superseded or self._take_backs[name] >= TAKE_BACKS:
+            return False
+        logger.warning("{}: taking it back: {}", name, found.failure)
+        self._take_backs[name] += 1
+        return True
 
     async def _put_aside(self, name: str, why: str) -> None:
         """Ends a repository's actor that cannot go on; what it had running is cancelled."""
         self._set_aside[name] = why
-        ref = self._actors.pop(name)
-        await self._stop_actor(ref, 0.0)
-        ref.kill()
+        await self._hosts().stop_one(name)
 
-    async def _retire(self, name: str, found: RepositorySnapshot) -> None:
-        succeeded, failed = found.counts.get("succeeded", 0), found.counts.get("failed", 0)
-        unreached = sum(found.counts.values()) - succeeded - failed
-        await self._record(RepositoryRetired(repository=name, succeeded=succeeded, failed=failed, unreached=unreached))
-        faults.hit(faults.SUPERVISOR_RETIRED)
-        self._actors.pop(name).kill()
-        self._snapshots.pop(name, None)
+    async def _retire(self, drained: list[RepositorySnapshot]) -> None:
+        events = []
+        for one in drained:
+            succeeded, failed = one.counts.get("succeeded", 0), one.counts.get("failed", 0)
+            unreached = sum(one.counts.values()) - succeeded - failed
+            events.append(
+                RepositoryRetired(repository=one.repository, succeeded=succeeded, failed=failed, unreached=unreached)
+            )
+        await self._record(events)
+        for one in drained:
+            faults.hit(faults.SUPERVISOR_RETIRED)
+            self._snapshots.pop(one.repository, None)
 
     def _out_of_patience(self) -> bool:
         """Whether nothing but infra failures has happened for too long. An attempt that runs on is no failure."""
         now = self._clock()
-        snapshots = [self._snapshots.get(name) for name in self._actors]
+        snapshots = [self._snapshots.get(name) for name in self._living]
         stuck = bool(snapshots) and all(
             one is not None and one.infra_streak > 0 and all(now - run.since < AT_WORK_S for run in one.running)
             for one in snapshots
@@ -294,23 +327,24 @@ class SweepSupervisor:
         patience = self._config.infra_patience_s
         return f"nothing but infra failures for {patience:.0f} s: {messages[0] if messages else 'no detail'}"
 
-    async def _stop_actors(self, drain_s: float) -> None:
-        await asyncio.gather(*(self._stop_actor(ref, drain_s) for ref in self._actors.values()))
+    def _let_go(self) -> None:
+        """Asks no host any more for a repository; one that works goes on."""
+        for task in self._living.values():
+            task.cancel()
 
-    async def _stop_actor(self, ref: Ref, drain_s: float) -> None:
-        try:
-            async with asyncio.timeout(drain_s + STOP_S):
-                await ref.call("stop", drain_s)
-        except (HeadraceError, TimeoutError) as exc:
-            logger.warning("{} could not be stopped in order: {}", ref.name, exc)
+    async def _stop_actors(self, drain_s: float) -> None:
+        self._let_go()
+        if self._pool is not None:
+            await self._pool.stop(drain_s)
 
     async def _finish(self, how: str, reason: str = "") -> None:
-        await self._record(SweepRunEnded(run=self._run_id, how=how, reason=reason))
+        await self._record([SweepRunEnded(run=self._run_id, how=how, reason=reason)])
         self._end(how, reason)
 
-    async def _record(self, event: SweepEvent) -> None:
-        await self._stream.append([event])
-        machine.evolve(self._state, event)
+    async def _record(self, events: Sequence[SweepEvent]) -> None:
+        await self._stream.append(events)
+        for event in events:
+            machine.evolve(self._state, event)
         await self._stream.keep(self._state)
 
 

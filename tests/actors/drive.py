@@ -1,7 +1,8 @@
 """Runs a sweep with the scripted workbench in a process of its own: ``python -m tests.actors.drive FOLDER [ADDRESS]``.
 
-FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is ``log.db`` there. The exit code is 0 when
-the sweep finished, 130 when it was interrupted, else 3.
+FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is ``log.db`` there, and what lived
+meanwhile is in ``alive.jsonl``, a look a line. The exit code is 0 when the sweep finished, 130 when it was interrupted,
+else 3.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from pathlib import Path
 import msgspec
 
 from actors.driver import RunOptions, StopSwitch, run_sweep
-from actors.gateway import ClusterInfo
+from actors.gateway import ClusterInfo, living
 from actors.settings import Settings
 from actors.supervisor import SweepProgress
 from events.work import PullRequest
 from tests.scripted import make_scripted
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at a run: the repositories that live, as the supervisor tells, and all actors, as Ray tells."""
+
+    repositories: list[str]
+    actors: list[str]
 
 
 def main(folder: Path, address: str | None = None) -> int:
@@ -32,6 +40,9 @@ def main(folder: Path, address: str | None = None) -> int:
     def show(progress: SweepProgress, _: ClusterInfo) -> None:
         signal.signal(signal.SIGINT, press)
         (folder / "phase").write_text(progress.phase)
+        alive = Alive(repositories=[one.repository for one in progress.active], actors=living())
+        with (folder / "alive.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(alive) + b"\n")
 
     options = RunOptions(
         store_url=f"sqlite:///{folder}/log.db",

@@ -33,7 +33,7 @@ from tests.scripted import Script, journal, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 180.0
-ACTORS = ("RepositoryActor", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
+ACTORS = ("RepositoryHost", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
 """The kinds of actors, as Ray titles their processes."""
 
 ENDS = (AttemptSucceeded, AttemptFailed, AttemptInterrupted)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from actors import supervisor
 from actors.gateway import ActorGone, Ref
-from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor
+from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor, Wish
 from actors.log_client import LogClient, new_event
 from actors.log_writer import LogWriter
-from actors.repository import RepositoryActor, RepositoryConfig
+from actors.repository import Means, RepositoryActor, RepositoryConfig
 from events.errors import VersionConflict
 from events.types import Account, AccountsConfigured, ContextsImported, Event, GovernorClaimed, RepositoryRows
 from events.work import CascadePolicy, VerificationRules
@@ -49,10 +50,9 @@ def test_a_repository_is_taken_over_although_its_earlier_actor_appends_during_th
             runners=[],
         )
         digest = await LogClient(writer).put_blob(b"")
-        actor = RepositoryActor(RepositoryRows(repository="o/r0", rows=digest, pull_requests=0), config)
-        while not (found := await actor.snapshot()).drained:
-            assert not found.failure, found.failure
-            await asyncio.sleep(0.01)
+        rows = RepositoryRows(repository="o/r0", rows=digest, pull_requests=0)
+        found = await RepositoryActor(rows, config, Means(config), time.time).live()
+        assert found.drained, found.failure
 
     asyncio.run(asyncio.wait_for(run(), 30))
 
@@ -62,7 +62,8 @@ def test_the_governor_takes_over_although_its_predecessor_appends_during_the_loa
         slots = [Account(name=RUNNERS, slots=1)]
         writer = BusyWriter(GOVERNOR, AccountsConfigured(accounts=slots))
         governor = RateLimitGovernor(writer, slots)
-        assert len(await governor.acquire("repository:o/r0", RUNNERS, 2)) == 1
+        wish = Wish(number=1, holder="repository:o/r0", account=RUNNERS, count=2)
+        assert len(await governor.exchange("desk", 1, [wish], [])) == 1
 
     asyncio.run(asyncio.wait_for(run(), 30))
 

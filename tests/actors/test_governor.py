@@ -1,4 +1,4 @@
-"""The governor: order of grants, expiry, and what becomes of a second one."""
+"""The governor: order of grants, expiry, repeated and crossing exchanges, and what becomes of a second governor."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from actors.governor import RUNNERS, TTL_S, RateLimitGovernor
+from actors.governor import RUNNERS, TTL_S, RateLimitGovernor, Wish
 from actors.log_writer import LogWriter
 from events.errors import VersionConflict
-from events.types import Account, LeasesExpired
+from events.types import Account, Lease, LeasesExpired, LeasesGranted
 from tests.actors.harness import read_events
 from tests.actors.local import Clock, LocalRef
 
 
 def governor(writer: LocalRef, clock: Clock, slots: int = 2) -> RateLimitGovernor:
     return RateLimitGovernor(writer, [Account(name=RUNNERS, slots=slots)], clock)
+
+
+def wish(number: int, holder: str, count: int = 1) -> Wish:
+    return Wish(number=number, holder=holder, account=RUNNERS, count=count)
+
+
+async def acquire(one: RateLimitGovernor, holder: str, count: int) -> list[Lease]:
+    """The wish of a holder that has a desk of its own."""
+    return await one.exchange(f"desk of {holder}", 1, [wish(1, holder, count)], [])
+
+
+async def release(one: RateLimitGovernor, leases: list[Lease]) -> None:
+    """Gives leases back; without any, only has the governor look round."""
+    await one.exchange("desk of nobody", 1, [], [lease.lease_id for lease in leases] or ["unknown"])
 
 
 def with_log(folder: Path, test: Callable[[LocalRef, Clock], Awaitable[None]]) -> None:
@@ -34,10 +48,10 @@ def with_log(folder: Path, test: Callable[[LocalRef, Clock], Awaitable[None]]) -
 def test_one_slot_each_in_turn_so_that_no_holder_starves_another(tmp_path: Path) -> None:
     async def test(writer: LocalRef, clock: Clock) -> None:
         one = governor(writer, clock)
-        first = await one.acquire("a", RUNNERS, 2)
+        first = await acquire(one, "a", 2)
         assert [lease.slot for lease in first] == [0, 1]
-        waiting = [asyncio.create_task(one.acquire(name, RUNNERS, 2)) for name in ("b", "c")]
-        await one.release([lease.lease_id for lease in first])
+        waiting = [asyncio.create_task(acquire(one, name, 2)) for name in ("b", "c")]
+        await release(one, first)
         granted = await asyncio.gather(*waiting)
         assert [[lease.holder for lease in leases] for leases in granted] == [["b"], ["c"]]
         assert len(await one.held()) == 2
@@ -45,22 +59,73 @@ def test_one_slot_each_in_turn_so_that_no_holder_starves_another(tmp_path: Path)
     with_log(tmp_path, test)
 
 
+def test_a_wish_keeps_its_turn_when_its_desk_asks_anew(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        one = governor(writer, clock, slots=1)
+        held = await acquire(one, "a", 1)
+        early = asyncio.create_task(one.exchange("d", 1, [wish(1, "early")], []))
+        await asyncio.sleep(0)
+        late = asyncio.create_task(acquire(one, "late", 1))
+        await asyncio.sleep(0)
+        again = asyncio.create_task(one.exchange("d", 2, [wish(2, "later"), wish(1, "early")], []))
+        assert await early == []
+        await release(one, held)
+        assert [lease.holder for lease in await again] == ["early"]
+        assert not late.done()
+
+    with_log(tmp_path, test)
+
+
+def test_a_wish_is_fulfilled_once_whatever_crosses_its_answer(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        one = governor(writer, clock)
+        mine = wish(1, "a")
+        first, repeated = await asyncio.gather(one.exchange("d", 1, [mine], []), one.exchange("d", 1, [mine], []))
+        assert first == repeated
+        assert [lease.holder for lease in first] == ["a"]
+        again = await one.exchange("d", 2, [mine, wish(2, "b")], [])
+        assert [lease.holder for lease in again] == ["b"]
+        assert await one.exchange("d", 1, [mine], []) == [], "an exchange from before is not looked at"
+        assert len(await one.held()) == 2
+
+    with_log(tmp_path, test)
+
+
+def test_what_is_given_back_and_granted_in_one_turn_is_one_append(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        one = governor(writer, clock)
+        held = await acquire(one, "a", 2)
+        before = one._stream.version
+        appends: list[object] = []
+        ordinary = writer.target.append  # type: ignore[attr-defined]
+
+        async def watched(batches: bytes) -> object:
+            appends.append(batches)
+            return await ordinary(batches)
+
+        writer.target.append = watched  # type: ignore[attr-defined]
+        await one.exchange("d", 1, [wish(1, "b"), wish(2, "c")], [lease.lease_id for lease in held])
+        assert (len(appends), one._stream.version - before) == (1, 2)
+
+    with_log(tmp_path, test)
+
+
 def test_a_silent_holders_lease_expires_and_a_late_release_is_harmless(tmp_path: Path) -> None:
     async def test(writer: LocalRef, clock: Clock) -> None:
         one = governor(writer, clock, slots=1)
-        (lease,) = await one.acquire("dead", RUNNERS, 1)
-        waiting = asyncio.create_task(one.acquire("alive", RUNNERS, 1))
+        (lease,) = await acquire(one, "dead", 1)
+        waiting = asyncio.create_task(acquire(one, "alive", 1))
         clock.now += TTL_S / 2
-        assert await one.renew("dead", [lease.lease_id]) == [lease.lease_id]
+        assert await one.renew({"dead": [lease.lease_id], "alive": [lease.lease_id]}) == [lease.lease_id]
         clock.now += TTL_S * 0.9
-        await one.release([])
+        await release(one, [])
         assert not waiting.done()
         clock.now += TTL_S * 0.2
-        await one.release([])
+        await release(one, [])
         (other,) = await waiting
         assert other.slot == lease.slot
-        assert await one.renew("dead", [lease.lease_id]) == []
-        await one.release([lease.lease_id])
+        assert await one.renew({"dead": [lease.lease_id]}) == []
+        await release(one, [lease])
         assert [held.holder for held in await one.held()] == ["alive"]
 
     with_log(tmp_path, test)
@@ -70,28 +135,53 @@ def test_a_silent_holders_lease_expires_and_a_late_release_is_harmless(tmp_path:
 def test_a_new_governor_knows_what_the_old_one_granted_and_the_old_one_can_grant_no_more(tmp_path: Path) -> None:
     async def test(writer: LocalRef, clock: Clock) -> None:
         old = governor(writer, clock)
-        (lease,) = await old.acquire("a", RUNNERS, 1)
+        (lease,) = await acquire(old, "a", 1)
         new = governor(writer, clock)
         assert await new.held() == [lease]
-        (second,) = await new.acquire("b", RUNNERS, 5)
+        (second,) = await acquire(new, "b", 5)
         assert second.slot == 1
         with pytest.raises(VersionConflict):
-            await old.acquire("c", RUNNERS, 1)
+            await acquire(old, "c", 1)
         with pytest.raises(VersionConflict):
-            await old.release([lease.lease_id])
+            await release(old, [lease])
 
     with_log(tmp_path, test)
 
 
-def test_a_holder_that_comes_back_frees_what_it_no_longer_knows_of(tmp_path: Path) -> None:
+def test_a_holder_that_comes_back_frees_what_it_no_longer_knows_of_and_no_longer_waits(tmp_path: Path) -> None:
     async def test(writer: LocalRef, clock: Clock) -> None:
         one = governor(writer, clock)
-        kept, _ = await one.acquire("a", RUNNERS, 2)
-        abandoned = asyncio.create_task(one.acquire("a", RUNNERS, 1))
+        kept, _ = await acquire(one, "a", 2)
+        abandoned = asyncio.create_task(one.exchange("its old desk", 1, [wish(1, "a")], []))
         await asyncio.sleep(0)
         await one.give_back_all_but("a", [kept.lease_id])
         assert await abandoned == []
-        (fresh,) = await one.acquire("b", RUNNERS, 1)
+        (fresh,) = await acquire(one, "b", 1)
         assert {lease.lease_id for lease in await one.held()} == {kept.lease_id, fresh.lease_id}
 
     with_log(tmp_path, test)
+
+
+def test_what_is_granted_to_a_desk_that_has_withdrawn_its_wish_is_free_again(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        one = governor(writer, clock, slots=1)
+        await one.held()
+        granting, granted = asyncio.Event(), asyncio.Event()
+        ordinary = writer.target.append  # type: ignore[attr-defined]
+
+        async def slow(batches: bytes) -> object:
+            granting.set()
+            await granted.wait()
+            return await ordinary(batches)
+
+        writer.target.append = slow  # type: ignore[attr-defined]
+        first = asyncio.create_task(one.exchange("d", 1, [wish(1, "a")], []))
+        await granting.wait()
+        assert await one.exchange("d", 2, [], []) == []
+        granted.set()
+        assert await first == []
+        assert [lease.holder for lease in await acquire(one, "b", 1)] == ["b"]
+
+    with_log(tmp_path, test)
+    grants = [event for _, event in read_events(f"sqlite:///{tmp_path}/log.db") if isinstance(event, LeasesGranted)]
+    assert [lease.holder for event in grants for lease in event.leases] == ["a", "b"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from actors.admission import rows_to_bytes
 from actors.governor import RUNNERS, RateLimitGovernor
 from actors.log_client import LogClient, StreamWriter, new_event
 from actors.log_writer import LogWriter
-from actors.repository import RepositoryActor, RepositoryConfig
+from actors.repository import Means, RepositoryActor, RepositoryConfig
 from actors.runner import AgentRunner, RunnerConfig
 from actors.settings import Settings
 from events import governor as governor_machine
@@ -78,39 +78,33 @@ class World:
             governor=self.governor,
             runners=[self.runner],
         )
-        return RepositoryActor(given, config)
+        return RepositoryActor(given, config, Means(config), time.time)
 
 
-async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(what: str, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
-    while not await condition():
+    while not condition():
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         await asyncio.sleep(0.02)
 
 
-async def drained(actor: RepositoryActor) -> bool:
-    found = await actor.snapshot()
-    assert not found.failure, found.failure
-    return found.drained
+async def done(actor: RepositoryActor) -> None:
+    """Has the actor do all there is to do."""
+    found = await asyncio.wait_for(actor.live(), 30)
+    assert found.drained, found.failure
 
 
 def test_of_two_live_actors_for_one_repository_the_stale_one_is_refused_and_stops(tmp_path: Path) -> None:
     async def run() -> None:
         world = World(tmp_path, 6, Script(seconds=0.3))
         old = await world.actor()
-
-        async def old_works() -> bool:
-            return bool((await old.snapshot()).running)
-
-        await until("the first actor works", old_works)
-        new = await world.actor()
-        await new.snapshot()
-
-        async def old_stopped() -> bool:
-            return "took repository:o/r0 over" in (await old.snapshot()).failure
-
-        await until("the stale actor has stopped", old_stopped)
-        await until("the other has done the work", lambda: drained(new))
+        living = asyncio.create_task(old.live())
+        await until("the first actor works", lambda: bool(old.snapshot().running))
+        new = asyncio.create_task(done(await world.actor()))
+        found = await asyncio.wait_for(living, 30)
+        assert "took repository:o/r0 over" in found.failure
+        assert found.superseded
+        await new
 
     asyncio.run(run())
     events = read_events(f"sqlite:///{tmp_path}/log.db")
@@ -125,11 +119,8 @@ def test_an_outcome_in_the_mailbox_counts_when_nobody_knows_of_the_attempt_any_m
     async def run() -> None:
         world = World(tmp_path, 1, Script(seconds=30.0))
         first = await world.actor()
-
-        async def started() -> bool:
-            return bool((await first.snapshot()).running)
-
-        await until("an attempt runs", started)
+        living = asyncio.create_task(first.live())
+        await until("an attempt runs", lambda: bool(first.snapshot().running))
         events = read_events(f"sqlite:///{tmp_path}/log.db")
         (attempt,) = [one for _, one in events if isinstance(one, AttemptStarted)]
         reported = OutcomeReported(attempt_id=attempt.attempt_id, outcome=outcome(context="c"))
@@ -137,10 +128,11 @@ def test_an_outcome_in_the_mailbox_counts_when_nobody_knows_of_the_attempt_any_m
         await log.append(f"attempt:{attempt.attempt_id}", 0, [new_event(reported, "mail")], at=time.time())
         forgotten = dict(world.jobs)
         world.jobs.clear()
-        second = await world.actor()
-        await until("the second actor is done", lambda: drained(second))
+        await done(await world.actor())
         for job in forgotten.values():
             job.cancel.set()
+        first.abandon()
+        await living
 
     asyncio.run(run())
     events = read_events(f"sqlite:///{tmp_path}/log.db")
@@ -155,8 +147,7 @@ def test_a_pull_request_that_a_shorter_timeline_no_longer_names_keeps_its_row(tm
         whole = await world.actor()
         await whole._load()
         world.shorten(2)
-        shorter = await world.actor()
-        await until("the shorter timeline is done", lambda: drained(shorter))
+        await done(await world.actor())
 
     asyncio.run(run())
     (repository,) = fold_repositories(read_events(f"sqlite:///{tmp_path}/log.db"))
@@ -167,13 +158,10 @@ def test_stopping_leaves_no_attempt_unmarked_whatever_is_under_way(tmp_path: Pat
     async def run() -> None:
         world = World(tmp_path, 4, Script(seconds=20.0))
         actor = await world.actor()
-
-        async def starting() -> bool:
-            return actor._acquiring is not None or bool((await actor.snapshot()).running)
-
-        await until("it asks for a slot or has started something", starting)
+        living = asyncio.create_task(actor.live())
+        await until("it asks for a slot or has started", lambda: actor._acquiring is not None or actor._tasks != set())
         await actor.stop(0.0)
-        assert not (await actor.snapshot()).drained
+        assert not (await living).drained
 
     asyncio.run(run())
     check_events(read_events(f"sqlite:///{tmp_path}/log.db"))
@@ -188,7 +176,7 @@ def test_a_drained_repository_wakes_from_its_snapshot_identical(
     async def run() -> None:
         world = World(tmp_path, 4, Script())
         first = await world.actor()
-        await until("all is done", lambda: drained(first))
+        await done(first)
         head = first._state.version
         asked: list[tuple[str, int]] = []
         ordinary = world.writer.target.read  # type: ignore[attr-defined]
@@ -199,7 +187,7 @@ def test_a_drained_repository_wakes_from_its_snapshot_identical(
 
         world.writer.target.read = watched  # type: ignore[attr-defined]
         second = await world.actor()
-        await until("the second actor is done", lambda: drained(second))
+        await done(second)
         assert asked[0] == ("repository:o/r0", head)
         with open_store(url, write=False) as store:
             whole = StreamFold("repository:o/r0")

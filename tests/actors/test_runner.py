@@ -76,8 +76,7 @@ def test_an_order_that_comes_after_the_end_of_its_attempt_does_not_begin(tmp_pat
     async def run() -> Outcome:
         runner = runner_in(tmp_path, Script(seconds=0.0))
         await asyncio.to_thread(runner.end_attempt, "a1")
-        await asyncio.to_thread(runner.forget, "a1")
-        return await asyncio.to_thread(runner.perform, order())
+        return await asyncio.to_thread(runner.perform, order(), ["a1"])
 
     assert asyncio.run(run()).cancelled
     assert journal(tmp_path) == []

@@ -8,7 +8,7 @@ from typing import cast
 from events import codec, governor, repository, sweep
 from events.governor import GovernorState
 from events.repository_state import RepositoryState
-from events.sweep import SweepState
+from events.sweep import RepositoryPhase, SweepState
 from events.types import AttemptInterrupted, AttemptStarted, AttemptSucceeded, Event, OutcomeReported
 from store.log import Append, Appended, RecordedEvent, Refused
 from store.memory import MemoryLog
@@ -19,14 +19,14 @@ __all__ = ["CheckedLog", "Observer"]
 class Observer:
     """Folds what is appended at once, with the real machines, and looks at what only the order of things shows."""
 
-    def __init__(self, running: Callable[[str], bool]) -> None:
+    def __init__(self, running: Callable[[str], bool], *, max_active: int) -> None:
         self.repositories: dict[str, RepositoryState] = {}
         self.governor = GovernorState()
         self.sweeps: dict[str, SweepState] = {}
         self.reported: dict[str, bool] = {}
         self.started: set[str] = set()
         self.in_flight: set[str] = set()
-        self._running = running
+        self._running, self._max_active = running, max_active
 
     def see(self, stream: str, event: Event) -> None:
         """Folds one event; ``AssertionError`` or ``IllegalTransition`` tells what is broken."""
@@ -39,7 +39,9 @@ class Observer:
                 out = [one for one in self.governor.leases.values() if one.account == account.name]
                 assert len(out) <= account.slots, f"{len(out)} leases on {account.slots} slots of {account.name}"
         elif kind == "sweep":
-            sweep.evolve(self.sweeps.setdefault(name, SweepState(sweep=name)), event)  # type: ignore[arg-type]
+            state = sweep.evolve(self.sweeps.setdefault(name, SweepState(sweep=name)), event)  # type: ignore[arg-type]
+            active = len(state.in_phase(RepositoryPhase.ACTIVE))
+            assert active <= self._max_active, f"{active} repositories are active, {self._max_active} may be"
         else:
             outcome = cast(OutcomeReported, event).outcome
             assert name in self.started, f"attempt {name} has an outcome and was never started"

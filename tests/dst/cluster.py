@@ -29,12 +29,23 @@ __all__ = ["Cluster", "Faults", "SimRef"]
 REPEATABLE = frozenset(
     {
         *("append", "read", "contexts_of", "put_blob", "get_blob", "has_blob"),
-        *("release", "renew", "give_back_all_but", "acquire"),
-        *("perform", "outcome_of", "knows", "forget", "cancel", "end_attempt", "salvage", "snapshot", "progress"),
+        *("exchange", "renew", "give_back_all_but"),
+        *(
+            "perform",
+            "outcome_of",
+            "knows",
+            "cancel",
+            "end_attempt",
+            "salvage",
+            "live",
+            "snapshot",
+            "snapshots",
+            "progress",
+        ),
     }
 )
 """Calls that the actors' docstrings allow to be repeated: only these are delivered twice."""
-CUT_OFF = ("repository:", "governor")
+CUT_OFF = ("repositories:", "governor")
 """Actors that the log fences, so that they may live on beside their replacement."""
 
 

@@ -51,6 +51,7 @@ class Scenario(msgspec.Struct, frozen=True):
     refused: frozenset[str]
     workers: int
     max_active: int
+    hosts: int
     seconds: float
     infra: float
     policy: CascadePolicy
@@ -77,6 +78,7 @@ def _scenario(rng: random.Random) -> Scenario:
         refused=frozenset(one.name for one in rows if rng.random() < 0.2),
         workers=rng.randrange(1, 4),
         max_active=rng.randrange(1, 4),
+        hosts=rng.randrange(1, 3),
         seconds=rng.choice([0.05, 2.0, 60.0]),
         infra=rng.choice([0.0, 0.0, 0.1]),
         policy=CascadePolicy(stock_context=STOCK, neighbor_cap=rng.choice([1, 40])),
@@ -162,7 +164,7 @@ class World:
         self.faults = Faults.drawn(self.rng) if given is None else msgspec.structs.replace(given)
         self.cluster = Cluster(self.loop, self.rng, self.faults, self.note)
         self.bench = Bench(self)
-        self.observer = Observer(self.bench.left.__contains__)
+        self.observer = Observer(self.bench.left.__contains__, max_active=self.scenario.max_active)
         self.log = CheckedLog(self.observer, self._broken, self.note)
         self.blobs = MemoryBlobs()
         self.restarts = 0
@@ -287,6 +289,7 @@ class World:
             policy=self.scenario.policy,
             workers=self.scenario.workers,
             max_active=self.scenario.max_active,
+            hosts=self.scenario.hosts,
             infra_patience_s=1e9,
             writer=writer,
             governor=governor,

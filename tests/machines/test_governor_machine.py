@@ -31,7 +31,7 @@ from loguru import logger
 
 from actors import faults, governor
 from actors.gateway import Ref
-from actors.governor import TTL_S, RateLimitGovernor
+from actors.governor import TTL_S, RateLimitGovernor, Wish
 from actors.log_writer import LogWriter
 from events import codec
 from events.errors import VersionConflict
@@ -87,7 +87,7 @@ class GovernorMachine(RuleBasedStateMachine):
         self.out: dict[str, Lease] = {}
         self.granted_at: dict[str, float] = {}
         self.slots: dict[str, int] = {}
-        self._read = 0
+        self._read = self.calls = 0
         self.waiting: list[tuple[Process, str, str, asyncio.Task[None]]] = []
         self.old: list[tuple[RateLimitGovernor, Process]] = []
 
@@ -142,7 +142,9 @@ class GovernorMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------ holders
 
     async def _acquire(self, asked: RateLimitGovernor, holder: str, account: str, count: int) -> None:
-        for lease in await asked.acquire(holder, account, count):
+        self.calls += 1
+        wish = Wish(number=self.calls, holder=holder, account=account, count=count)
+        for lease in await asked.exchange(f"desk-{self.calls}", 1, [wish], []):
             assert (lease.holder, lease.account) == (holder, account)
             self.mine[lease.lease_id] = Mine(lease=lease, confirmed=self.clock())
 
@@ -158,7 +160,8 @@ class GovernorMachine(RuleBasedStateMachine):
         """Of any lease ever granted: in time, late, or once more."""
         one: Mine = which.choice(list(self.mine.values()))
         one.late = True
-        self.ask(self.governor.release([one.lease.lease_id] * (2 if twice else 1)))
+        self.calls += 1
+        self.ask(self.governor.exchange(f"desk-{self.calls}", 1, [], [one.lease.lease_id] * (2 if twice else 1)))
         self.catch_up()
         assert one.lease.lease_id not in self.out
 
@@ -170,7 +173,7 @@ class GovernorMachine(RuleBasedStateMachine):
             seconds -= TTL_S / 3
             for holder in HOLDERS:
                 ids = [one.lease.lease_id for one in self.of(holder)]
-                assert self.ask(self.governor.renew(holder, ids)) == ids, "who renews in time keeps what it has"
+                assert self.ask(self.governor.renew({holder: ids})) == ids, "who renews in time keeps what it has"
                 for one in self.of(holder):
                     one.confirmed = self.clock()
 

@@ -33,6 +33,7 @@ def scenario_of(
     unseeded: frozenset[int] = frozenset(),
     workers: int = 1,
     max_active: int = 1,
+    hosts: int = 1,
     seconds: float = 2.0,
     neighbor_cap: int = 40,
 ) -> Scenario:
@@ -56,6 +57,7 @@ def scenario_of(
         refused=frozenset(one.name for one in rows if one.issue_number in refused),
         workers=workers,
         max_active=max_active,
+        hosts=hosts,
         seconds=seconds,
         infra=0.0,
         policy=CascadePolicy(stock_context=STOCK, neighbor_cap=neighbor_cap),
@@ -105,6 +107,7 @@ scenarios = st.builds(
     unseeded=numbers,
     workers=st.integers(1, 3),
     max_active=st.integers(1, 3),
+    hosts=st.integers(1, 2),
     seconds=st.sampled_from([0.05, 2.0, 60.0]),
     neighbor_cap=st.sampled_from([1, 40]),
 )
