@@ -13,7 +13,7 @@ from loguru import logger
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench import append, opening, replay, writer
+from scripts.bench import append, opening, orchestration, replay, simulation, writer
 from scripts.bench.figures import Figure
 from scripts.bench.machine import describe
 from scripts.bench.options import Options
@@ -25,6 +25,8 @@ MODULES: Mapping[str, Callable[[Options], Sequence[Figure]]] = {
     "writer": writer.measure,
     "replay": replay.measure,
     "opening": opening.measure,
+    "simulation": simulation.measure,
+    "orchestration": orchestration.measure,
 }
 """Every group of figures, and what measures it."""
 
