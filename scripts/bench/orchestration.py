@@ -34,6 +34,7 @@ from events.types import (
 from events.work import PullRequest
 from scripts.bench.figures import Figure
 from scripts.bench.instant import instant_workbench
+from scripts.bench.processes import cpu_seconds, used_between
 from store.opening import open_store
 
 __all__ = ["Case", "Options", "measure"]
@@ -86,6 +87,8 @@ class Seen(msgspec.Struct, kw_only=True):
     active_peak: int
     actors_peak: int
     latencies_s: list[float]
+    cpu_ms: dict[str, float]
+    """Of one pull request, by kind of process."""
 
     @property
     def rate(self) -> float:
@@ -136,6 +139,15 @@ def _figures(case: Case, seen: Seen) -> Iterable[Figure]:
         f"{seen.events / seen.working_s:,.0f} events/s; {WORKERS} runners; before it {seen.before_s:.1f} s for the "
         f"definition and the runners' processes; with all that {seen.pull_requests / seen.wall_s:.0f} PRs/s",
     )
+    if seen.cpu_ms:
+        by_kind = sorted(seen.cpu_ms.items(), key=lambda one: -one[1])
+        yield Figure(
+            group=GROUP,
+            name=f"{case.name}: CPU of all processes together, for one PR",
+            value=sum(seen.cpu_ms.values()),
+            unit="ms",
+            note="; ".join(f"{kind} {ms:.1f}" for kind, ms in by_kind),
+        )
     yield Figure(
         group=GROUP,
         name=f"{case.name}: live repository actors, at most",
@@ -168,10 +180,14 @@ def _run(case: Case) -> Seen:
     ]
     settings = Settings(sweep=SweepSettings(workers=WORKERS, max_active_repositories=ACTIVE))
     actors = 0
+    looks: list[tuple[int, dict[tuple[int, str], float]]] = []
 
-    def watch(_: SweepProgress, __: ClusterInfo) -> None:
+    def watch(progress: SweepProgress, _: ClusterInfo) -> None:
         nonlocal actors
         actors = max(actors, len(gateway.living()))
+        if progress.phase == "running":
+            done = sum(one.get("succeeded", 0) for one in progress.repositories.values())
+            looks[1:] = [(done, cpu_seconds())]  # the first is kept
 
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         url = f"sqlite:///{folder}/log.db"
@@ -179,10 +195,19 @@ def _run(case: Case) -> Seen:
         progress = run_sweep(options, rows=rows, timeline="bench", on_progress=watch, switch=StopSwitch())
         if progress.phase != "finished":
             raise RuntimeError(f"{case.name}: the sweep ended as {progress.phase}: {progress.message}")
-        return _seen(url, case, actors)
+        return _seen(url, case, actors, looks)
 
 
-def _seen(url: str, case: Case, actors: int) -> Seen:
+def _cpu_ms(looks: Sequence[tuple[int, dict[tuple[int, str], float]]]) -> dict[str, float]:
+    """Milliseconds of CPU for one pull request, by kind of process, between the first look and the last."""
+    (done, before), (all_done, after) = looks[0], looks[-1]
+    if all_done == done:
+        return {}
+    used = used_between(before, after)
+    return {kind: 1_000 * seconds / (all_done - done) for kind, seconds in used.items()}
+
+
+def _seen(url: str, case: Case, actors: int, looks: Sequence[tuple[int, dict[tuple[int, str], float]]]) -> Seen:
     """What the log says of the sweep."""
     starts: dict[str, float] = {}
     latencies: list[float] = []
@@ -218,6 +243,7 @@ def _seen(url: str, case: Case, actors: int) -> Seen:
         active_peak=peak,
         actors_peak=actors,
         latencies_s=latencies,
+        cpu_ms=_cpu_ms(looks) if looks else {},
     )
 
 
