@@ -23,7 +23,7 @@ from actors.gateway import ActorGone, Ref
 from actors.log_lane import LaneClient
 from actors.log_writer import pack, unpack_events, unpack_snapshot
 from events import codec
-from events.errors import LogError, LogUnavailable, VersionConflict
+from events.errors import LogCorrupt, LogError, LogUnavailable, VersionConflict
 from events.replay import StreamFold
 from events.streams import State, machine_of
 from events.types import Event
@@ -31,7 +31,7 @@ from events.work import Outcome
 from store.blobs import BlobStore
 from store.log import Append, Appended, NewEvent, RecordedEvent, Refused, Snapshot
 from store.read_models import CachedContext
-from store.snapshots import usable_state
+from store.snapshots import start_is_gone, usable_state
 
 __all__ = ["LogClient", "RemoteBlobs", "StreamWriter", "insist", "new_event"]
 
@@ -173,11 +173,15 @@ class StreamWriter:
 
         Raises:
             UnknownEventType, ReplayDivergence: naming stream and version.
+            LogCorrupt: the stream was pruned, and the snapshot that covers what is gone cannot be used.
             LogUnavailable: the log could not be read for two minutes.
         """
         fold = StreamFold(self.stream, state=usable_state(await self.log.snapshot(self.stream)))
         self._kept = fold.state.version
         async for page in self.log.read(self.stream, after=fold.state.version):
+            if not fold.state.version and page[0].version > 1:
+                detail = start_is_gone(page[0].version - 1)
+                raise LogCorrupt(where=f"stream {self.stream}", detail=detail)
             fold.take_all((one.version, one.type, one.schema, one.data) for one in page)
         self.version = fold.state.version
         return fold.state

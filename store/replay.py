@@ -138,7 +138,7 @@ class _Reading:
         state = state_of(snapshot) if snapshot is not None else None
         if snapshot is None or state is None:
             removed = StreamInfo(stream, first.version - 1, "")
-            raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed))
+            raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed.version))
         self._skipped[stream] = snapshot
         return StreamFold(stream, state=state)
 

@@ -14,7 +14,7 @@ from loguru import logger
 from events.errors import LogCorrupt
 from events.replay import StreamFold
 from events.streams import State, machine_of
-from store.log import EventLog, Snapshot, StreamInfo, snapshot_digest
+from store.log import EventLog, Snapshot, snapshot_digest
 
 __all__ = ["find_snapshot", "load", "save_snapshot", "start_is_gone", "state_of", "usable_state"]
 
@@ -82,14 +82,14 @@ def load(log: EventLog, stream: str) -> StreamFold:
     fold = StreamFold(stream, state=usable_state(find_snapshot(log, stream)))
     removed = log.pruned().get(stream) if not fold.state.version else None
     if removed is not None:
-        raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed))
+        raise LogCorrupt(where=f"stream {stream}", detail=start_is_gone(removed.version))
     fold.take_all(log.payloads(stream, after=fold.state.version))
     return fold
 
 
-def start_is_gone(removed: StreamInfo) -> str:
-    """Why a pruned stream without a usable snapshot cannot be folded; ``removed``: its last event that is gone."""
-    return f"its versions 1 to {removed.version} were pruned and the snapshot that covers them cannot be used"
+def start_is_gone(last: int) -> str:
+    """Why a pruned stream without a usable snapshot cannot be folded; ``last``: its last version that is gone."""
+    return f"its versions 1 to {last} were pruned and the snapshot that covers them cannot be used"
 
 
 def save_snapshot(log: EventLog, stream: str, *, version: int, shape: str, state: bytes) -> None:
