@@ -39,5 +39,7 @@ def test_a_pruned_stream_whose_snapshot_is_of_no_use_is_named_with_what_is_gone(
         kept = store.log.snapshot("governor")
         assert kept is not None
         store.log.put_snapshot(msgspec.structs.replace(kept, shape="of another version"))
-        with pytest.raises(LogCorrupt, match=r"stream governor is damaged: its versions 1 to 4 were pruned and the snapshot"):
+        with pytest.raises(
+            LogCorrupt, match=r"stream governor is damaged: its versions 1 to 4 were pruned and the snapshot"
+        ):
             asyncio.run(stream.load())

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 from actors.images.engine import LABEL_LOG, LABEL_TIER, TIER_TEST, Engine
+from events.errors import InputError
 from events.types import Event
 from events.work import PullRequest
 from store.opening import open_store
@@ -116,9 +117,11 @@ class SweepBench:
 
     def count(self, kind: type) -> int:
         """How many events of a type the log has now; 0 while there is no log."""
-        if not (self.folder / "log.db").exists():
+        try:
+            events = self.events()
+        except InputError:  # no file yet, or no tables in it
             return 0
-        return sum(isinstance(one, kind) for _, one in self.events())
+        return sum(isinstance(one, kind) for _, one in events)
 
     def log_id(self) -> str:
         with open_store(self.store, write=False) as store:

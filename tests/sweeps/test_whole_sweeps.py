@@ -76,7 +76,6 @@ def test_ctrl_c_leaves_no_container_and_prints_how_to_resume(tmp_path: Path, ben
     project = GitProject(tmp_path / "little")
     bench.write([bench.row(project, n, project.commit(little(n, test_s=120.0))) for n in (1, 2)])
     bench.start()
-    wait_for("the log is there", (tmp_path / "log.db").exists)
     bench.wait_for_events(AttemptStarted, 1)
     wait_for("a test container runs", lambda: bool(bench.containers(engine, tests_only=True)))
     assert bench.process is not None
