@@ -251,6 +251,7 @@ def dead_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.engine  # the order is one of a bench
 @pytest.mark.usefixtures("dead_engine")
 def test_an_engine_that_is_away_makes_an_infra_outcome(tmp_path: Path, order: WorkOrder, blobs: FileBlobs) -> None:
     settings = settings_of(BuildSettings(), tmp_path / "cache")
@@ -275,6 +276,7 @@ def test_an_engine_that_answers_is_ready_at_once(workbench: DockerWorkbench, eng
     assert workbench.wait_ready(timeout_s=30.0) is None
 
 
+@pytest.mark.engine
 def test_a_context_that_the_store_does_not_have_is_an_infra_failure(tmp_path: Path, order: WorkOrder) -> None:
     settings = settings_of(BuildSettings(), tmp_path / "cache")
     missing = msgspec.structs.replace(order, context="0" * 64)
@@ -283,6 +285,7 @@ def test_a_context_that_the_store_does_not_have_is_an_infra_failure(tmp_path: Pa
     assert "it is missing" in outcome.message
 
 
+@pytest.mark.engine
 def test_a_context_that_is_no_tar_is_refused_as_a_recipe(tmp_path: Path, order: WorkOrder) -> None:
     blobs = MemoryBlobs()
     broken = msgspec.structs.replace(order, context=blobs.put(b"no tar"))
@@ -292,6 +295,7 @@ def test_a_context_that_is_no_tar_is_refused_as_a_recipe(tmp_path: Path, order: 
     assert "no readable tar" in outcome.message
 
 
+@pytest.mark.engine
 def test_an_attempt_id_never_leads_out_of_the_spool_folder(tmp_path: Path, order: WorkOrder) -> None:
     cache = tmp_path / "cache"
     (tmp_path / "victim").mkdir()
