@@ -105,8 +105,10 @@ def make_scripted(folder: Path, settings: Settings, blobs: BlobStore) -> Scripte
 
 
 def scripted(folder: Path, script: Script) -> WorkbenchFactory:
-    """A factory for runners, with its script and an empty journal in ``folder``."""
-    (folder / "script.json").write_bytes(msgspec.json.encode(script))
+    """A factory for runners whose script is in ``folder``; may be called again to change it."""
+    fresh = folder / "script.json.new"
+    fresh.write_bytes(msgspec.json.encode(script))
+    fresh.replace(folder / "script.json")  # workbenches read it at each order
     return functools.partial(make_scripted, folder)
 
 

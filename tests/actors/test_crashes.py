@@ -16,7 +16,7 @@ from events.types import (
     SweepRunStarted,
 )
 from tests.actors.harness import ACTORS, Sweep, rows, wait_for
-from tests.scripted import Script
+from tests.scripted import Script, scripted
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -112,10 +112,10 @@ def test_a_second_ctrl_c_stops_at_once_and_the_sweep_resumes(tmp_path: Path) -> 
 
 
 def test_infra_failures_are_waited_out_and_count_against_nobody(tmp_path: Path) -> None:
-    import time
-
-    sweep = sweep_of(tmp_path, repositories=1, seconds=0.05, infra_until=time.time() + 25)
+    sweep = sweep_of(tmp_path, repositories=1, seconds=0.05, infra_until=2e10)
     sweep.start()
+    wait_for("the scripted engine was missed", lambda: sweep.ended() >= 2)
+    scripted(tmp_path, Script(seconds=0.05, refuse=["o/r0#3"]))
     assert sweep.finish() == 0
     assert_complete(sweep, repositories=1)
     failures = [one for _, one in sweep.events() if isinstance(one, AttemptFailed)]
