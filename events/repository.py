@@ -44,7 +44,7 @@ from events.types import (
 )
 from events.work import FailureClass, Stage, VerificationRules
 
-__all__ = ["RepositoryState", "evolve", "fold"]
+__all__ = ["evolve", "fold"]
 
 _QUEUED, _FIND_SIMILAR = PrState.QUEUED, PrState.FIND_SIMILAR
 """Members of an enum are slow to look up on their class, and these are compared with at every event."""

@@ -29,6 +29,7 @@ from events.types import (
 from events.work import PullRequest
 from store.log import verify_chain
 from store.opening import open_store
+from tests.pull_requests import pull_request
 from tests.scripted import Script, journal, scripted
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,17 +42,7 @@ ENDS = (AttemptSucceeded, AttemptFailed, AttemptInterrupted)
 
 def rows(repositories: int, pull_requests: int) -> list[PullRequest]:
     return [
-        PullRequest(
-            owner="o",
-            repo=f"r{repository}",
-            issue_number=number,
-            sha="a" * 40,
-            created_at=f"2020-01-{number:02d}T00:00:00Z",
-            env_payload="[]",
-            python_version="3.11",
-        )
-        for repository in range(repositories)
-        for number in range(1, pull_requests + 1)
+        pull_request(repository, number) for repository in range(repositories) for number in range(1, pull_requests + 1)
     ]
 
 

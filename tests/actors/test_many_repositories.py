@@ -21,7 +21,7 @@ from actors.repository import RepositoryActor
 from actors.runner import AgentRunner, RunnerConfig
 from actors.settings import Settings, SweepSettings
 from actors.supervisor import SupervisorConfig, SweepProgress, SweepSupervisor
-from events.repository import RepositoryState
+from events.repository_state import RepositoryState
 from events.streams import machine_of
 from events.types import (
     Account,

@@ -35,6 +35,7 @@ from tests.actors.harness import check_events
 from tests.dst.checks import CheckedLog, Observer
 from tests.dst.cluster import Cluster, Faults, SimRef
 from tests.dst.loop import Process, SimEvent, VirtualLoop, current_process, sleep
+from tests.pull_requests import pull_request
 
 __all__ = ["Run", "Scenario", "World", "run_seed"]
 
@@ -60,14 +61,10 @@ class Scenario(msgspec.Struct, frozen=True):
 def _scenario(rng: random.Random) -> Scenario:
     days = rng.choice([1, 10, 40])
     rows = [
-        PullRequest(
-            owner="o",
-            repo=f"r{repository}",
-            issue_number=number,
-            sha="a" * 40,
+        pull_request(
+            repository,
+            number,
             created_at=f"2020-{1 + number * days // 30 % 12:02d}-{1 + number * days % 28:02d}T00:00:00Z",
-            env_payload="[]",
-            python_version="3.11",
             seed=rng.random() < 0.7,
         )
         for repository in range(rng.randrange(1, 4))

@@ -19,7 +19,7 @@ from events.types import (
     StageEntered,
 )
 from events.work import FailureClass, Stage, VerificationRules
-from tests.events.worlds import RULES, STOCK, Repository, admission, outcome, policy
+from tests.events.worlds import RULES, STOCK, Repository, admission, known_context, outcome, policy
 
 
 def test_the_first_pull_request_goes_through_the_cache_and_tries_the_stock_template() -> None:
@@ -302,17 +302,6 @@ def test_success_is_recorded_with_the_context_that_was_verified() -> None:
     assert repository.state.prs[1].context == "made"
 
 
-def known_context(number: int, *, inputs: str = "", context: str = "c") -> ImportedContext:
-    return ImportedContext(
-        context=context,
-        issue_number=number,
-        created_at=admission(number).created_at,
-        inputs=inputs or f"inputs-{number}",
-        rules=RULES,
-        attempt_id="old",
-    )
-
-
 def test_a_cache_hit_starts_the_cascade_like_any_success() -> None:
     repository = Repository(rows=[admission(1), admission(2, seed=False), admission(90, seed=False)])
     repository.do(ImportContexts(contexts=[known_context(1)]))
@@ -395,16 +384,3 @@ def test_what_kills_its_runner_is_tried_later_and_later_and_what_a_run_left_is_n
     (attempt,) = repository.fill()
     repository.do(Interrupt(attempt_id=attempt.attempt_id, reason="an earlier run"))
     assert repository.fill()
-
-
-def test_the_window_bounds_each_side_by_itself() -> None:
-    contexts = {1: "far", 96: "left", 102: "near", 103: "second", 104: "third"}
-    rows = [admission(number) for number in (*contexts, 101)]
-    repository = Repository(rows=rows, try_default=False, max_candidates=10)
-    known = [known_context(number, context=context) for number, context in contexts.items()]
-    repository.do(ImportContexts(contexts=known))
-    tried = []
-    while attempts := repository.fill(1):
-        tried += [one.context for one in attempts]
-        repository.end(attempts[0], verified=False)
-    assert tried == ["left", "near", "second", "third"]

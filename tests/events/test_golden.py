@@ -14,6 +14,7 @@ import pytest
 from events import codec, repository, sweep
 from events.errors import ReplayDivergence, UnknownEventType
 from events.replay import StreamFold, check_digests
+from events.repository_state import RepositoryState
 from events.types import AttemptFailed, RepositoryRetired
 from store.log import RecordedEvent, verify_chain
 from tests.golden import logs
@@ -72,7 +73,7 @@ def first(type_: str, *, nth: int = 0) -> RecordedEvent:
 
 
 def test_changed_transition_code_is_reported_with_stream_version_and_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(state: repository.RepositoryState, event: AttemptFailed) -> None:
+    def forgetful(state: RepositoryState, event: AttemptFailed) -> None:
         repository._attempt_failed(state, event)
         state.prs[event.issue_number].tried.clear()
 

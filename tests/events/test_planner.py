@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import pytest
 
+from events.commands import ImportContexts
 from events.repository import fold
 from events.types import AttemptStarted, PullRequestFailed
 from events.work import Stage
-from tests.events.worlds import STOCK, Repository, admission
+from tests.events.worlds import STOCK, Repository, admission, known_context
 
 
 def generated(context_of: dict[int, str], count: int, **changes: object) -> Repository:
@@ -132,3 +133,16 @@ def test_after_three_failures_a_free_slot_is_used_for_a_second_session_in_the_st
     assert [one.stage for one in sessions] == [Stage.LLM_GENERATE] * 2
     assert len({one.issue_number for one in sessions}) == 2
     assert "3 sessions have failed" in sessions[1].reason
+
+
+def test_the_window_bounds_each_side_by_itself() -> None:
+    contexts = {1: "far", 96: "left", 102: "near", 103: "second", 104: "third"}
+    rows = [admission(number) for number in (*contexts, 101)]
+    repository = Repository(rows=rows, try_default=False, max_candidates=10)
+    known = [known_context(number, context=context) for number, context in contexts.items()]
+    repository.do(ImportContexts(contexts=known))
+    tried = []
+    while attempts := repository.fill(1):
+        tried += [one.context for one in attempts]
+        repository.end(attempts[0], verified=False)
+    assert tried == ["left", "near", "second", "third"]

@@ -8,7 +8,7 @@ from events.commands import Admit, Claim, Command, FillSlots, Slot, TakeOutcome
 from events.decide import decide
 from events.repository import evolve
 from events.repository_state import RepositoryState
-from events.types import Admission, AttemptStarted, RepositoryEvent
+from events.types import Admission, AttemptStarted, ImportedContext, RepositoryEvent
 from events.work import CascadePolicy, FailureClass, Level, Outcome, VerificationRules
 
 RULES = VerificationRules()
@@ -88,3 +88,14 @@ class Repository:
 
     def state_of(self, number: int) -> str:
         return str(self.state.prs[number].state)
+
+
+def known_context(number: int, *, inputs: str = "", context: str = "c") -> ImportedContext:
+    return ImportedContext(
+        context=context,
+        issue_number=number,
+        created_at=admission(number).created_at,
+        inputs=inputs or f"inputs-{number}",
+        rules=RULES,
+        attempt_id="old",
+    )

@@ -27,7 +27,8 @@ from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, In
 from events.decide import decide, is_drained
 from events.errors import IllegalTransition
 from events.pull_request import FINISHED, IN_ATTEMPT, TRANSITIONS, PrState
-from events.repository import RepositoryState, evolve
+from events.repository import evolve
+from events.repository_state import RepositoryState
 from events.streams import first_difference, machine_of
 from events.types import (
     AttemptFailed,
@@ -35,21 +36,15 @@ from events.types import (
     AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
-    CacheHit,
     ImportedContext,
-    LeaseAwaited,
-    NeighboursQueued,
-    PullRequestFailed,
-    PullRequestHeld,
     PullRequestReopened,
     PullRequestsAdmitted,
-    RepositoryActivated,
     RepositoryEvent,
-    StageEntered,
 )
 from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
 from tests.events.worlds import RULES, STOCK, admission, outcome
 from tests.machines.budget import budget
+from tests.machines.out_of_the_blue import out_of_the_blue
 
 NUMBERS = range(1, 9)
 SWEEPS = ("s", "t")
@@ -77,28 +72,6 @@ def trigger_of(event: RepositoryEvent) -> str:
     """The event as the transition table names it."""
     stage = getattr(event, "stage", None)
     return f"{type(event).__name__}:{stage}" if isinstance(stage, Stage) else type(event).__name__
-
-
-def out_of_the_blue(number: int, attempt_id: str) -> list[Any]:
-    """Every event about one pull request and one attempt, and two that no repository takes."""
-    bad, good = outcome(verified=False), outcome()
-    attempt: dict[str, Any] = {"attempt_id": attempt_id, "issue_number": number}
-    stages: list[Any] = [StageEntered(issue_number=number, stage=stage) for stage in Stage]
-    stages += [AttemptStarted(**attempt, stage=stage, sweep="s", lease="l", runner="r") for stage in Stage]
-    return [
-        *stages,
-        CacheHit(issue_number=number, context="c", attempt_id="old", reason=""),
-        PullRequestHeld(issue_number=number, behind="b", reason=""),
-        LeaseAwaited(issue_number=number, reason=""),
-        AttemptSucceeded(**attempt, context="c", outcome=good),
-        AttemptFailed(**attempt, outcome=bad),
-        AttemptRateLimited(**attempt, account="claude", message=""),
-        AttemptInterrupted(**attempt, reason=""),
-        PullRequestFailed(issue_number=number, reason="", stage="tests"),
-        PullRequestReopened(issue_number=number, sweep="s", reason=""),
-        NeighboursQueued(source=1, issue_numbers=[number, 99], reason=""),
-        RepositoryActivated(repository="o/r"),
-    ]
 
 
 class RepositoryMachine(RuleBasedStateMachine):

@@ -18,10 +18,11 @@ from loguru import logger
 from actors import faults
 from events import codec
 from events.types import AttemptFailed, AttemptStarted, AttemptSucceeded
-from events.work import CascadePolicy, FailureClass, PullRequest
+from events.work import CascadePolicy, FailureClass
 from tests.dst.cluster import Faults
 from tests.dst.world import STOCK, Scenario, World
 from tests.machines.budget import budget
+from tests.pull_requests import pull_request
 
 POINTS = sorted(faults.POINTS)
 
@@ -39,16 +40,7 @@ def scenario_of(
 ) -> Scenario:
     """A sweep of ``len(sizes)`` repositories of so many PRs. ``refused``: numbers of those that no context builds."""
     rows = [
-        PullRequest(
-            owner="o",
-            repo=f"r{repository}",
-            issue_number=number,
-            sha="a" * 40,
-            created_at=f"2020-01-{number:02d}T00:00:00Z",
-            env_payload="[]",
-            python_version="3.11",
-            seed=number == 1 or number not in unseeded,
-        )
+        pull_request(repository, number, seed=number == 1 or number not in unseeded)
         for repository, size in enumerate(sizes)
         for number in range(1, size + 1)
     ]
