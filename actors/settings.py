@@ -73,6 +73,14 @@ class VerifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     level: Level = Level.TESTS
     min_pass_ratio: Fraction = 0.9
+    must_pass: list[str] = msgspec.field(default_factory=list)
+    """Tests, or patterns of them, that have to pass whatever the ratio is."""
+    reruns: Annotated[int, Meta(ge=0, le=20)] = 2
+    """How often a failing test is run again."""
+    allow_known_failures: bool = True
+    """Tests that failed where a context was verified may fail where it is reused."""
+    trusted_files: list[str] = msgspec.field(default_factory=list)
+    """SHA-256 of files beside the three that an agent may edit, of contexts that do not use the stock ones."""
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 2048
     pids: Annotated[int, Meta(ge=16, le=100_000)] = 512
@@ -82,7 +90,13 @@ class VerifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     @property
     def rules(self) -> VerificationRules:
         """The part that belongs to the verdict."""
-        return VerificationRules(level=self.level, min_pass_ratio=self.min_pass_ratio)
+        return VerificationRules(
+            level=self.level,
+            min_pass_ratio=self.min_pass_ratio,
+            must_pass=tuple(self.must_pass),
+            reruns=self.reruns,
+            allow_known_failures=self.allow_known_failures,
+        )
 
 
 class CascadeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

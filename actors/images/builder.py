@@ -261,6 +261,9 @@ class ImageBuilder:
             image_bytes=tier.image_bytes,
             build_s=build_s or 0.0,
             reused=build_s is None,
+            parent_id=repository.image_id,
+            mirror=source.mirror,
+            commit=source.commit,
         )
 
     def _once(

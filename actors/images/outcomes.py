@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from events.work import FailureClass
+from store.sources import Mirror
 
 __all__ = ["BuildCancelled", "BuildFailed", "BuiltImage"]
 
@@ -17,7 +18,8 @@ class BuiltImage(msgspec.Struct, frozen=True, kw_only=True):
     """A pull request's image on the engine.
 
     ``build_s``: seconds that its own build took, without the shared tiers and waiting; 0.0 when ``reused``.
-    ``image_bytes``: its size with all layers.
+    ``image_bytes``: its size with all layers. ``parent_id``: the image of the repository tier that it was built on, which
+    no script of the context has touched. ``mirror`` and ``commit``: where its source comes from, on this host.
     """
 
     image_id: str
@@ -25,6 +27,9 @@ class BuiltImage(msgspec.Struct, frozen=True, kw_only=True):
     image_bytes: int
     build_s: float
     reused: bool
+    parent_id: str
+    mirror: Mirror
+    commit: str
 
 
 class BuildFailed(Exception):
