@@ -97,9 +97,9 @@ class PullRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class VerificationRules(msgspec.Struct, frozen=True, kw_only=True):
     """What a context must do to count as verified. Part of the log: a verdict holds under its rules only.
 
-    ``must_pass``: tests, or patterns of them (``fnmatch``), that have to pass whatever the ratio is. ``reruns``: how often
-    a failing test is run again before it counts as failed. ``allow_known_failures``: when a neighbour's context is reused,
-    tests that failed where it was verified may fail here too, by their identity.
+    ``must_pass``: tests, or patterns of them (``fnmatch``), that have to pass whatever the ratio is. ``reruns``: how
+    often a failing test is run again before it counts as failed. ``allow_known_failures``: when a neighbour's context
+    is reused, tests that failed where it was verified may fail here too, by their identity.
     """
 
     level: Level = Level.TESTS
@@ -134,8 +134,8 @@ class Check(msgspec.Struct, frozen=True, gc=False):
 
 
 class TestCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Test cases by outcome. ``flaky``: of the passed ones, those that failed at first; ``known``: of the failed ones and
-    errors, those that were allowed to (``VerificationRules.allow_known_failures``)."""
+    """Test cases by outcome. ``flaky``: of the passed ones, those that failed at first; ``known``: of the failed ones
+    and errors, those that were allowed to (``VerificationRules.allow_known_failures``)."""
 
     __test__: ClassVar[bool] = False  # pytest, looking for test classes, passes this one over
 
@@ -191,8 +191,8 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
 
     ``context`` is the digest of a ``DockerContext`` whose tar is a blob of that digest, or ``None`` for the stock
     template. ``anchor`` is the commit that the repository tier of images holds. ``log_id`` names the log that the
-    attempt belongs to: two logs may hold sweeps of one name. ``known_failures`` is the ``tests`` blob of the attempt that
-    verified ``context`` on the neighbour it is taken from.
+    attempt belongs to: two logs may hold sweeps of one name. ``known_failures`` is the ``tests`` blob of the attempt
+    that verified ``context`` on the neighbour it is taken from.
     """
 
     attempt_id: str

@@ -18,8 +18,8 @@ class BuiltImage(msgspec.Struct, frozen=True, kw_only=True):
     """A pull request's image on the engine.
 
     ``build_s``: seconds that its own build took, without the shared tiers and waiting; 0.0 when ``reused``.
-    ``image_bytes``: its size with all layers. ``parent_id``: the image of the repository tier that it was built on, which
-    no script of the context has touched. ``mirror`` and ``commit``: where its source comes from, on this host.
+    ``image_bytes``: its size with all layers. ``parent_id``: the image of the repository tier that it was built on,
+    which no script of the context has touched. ``mirror`` and ``commit``: where its source comes from, on this host.
     """
 
     image_id: str

@@ -25,7 +25,7 @@ class Defence(StrEnum):
     CHANNEL = "channel"
     """Results are read from files that were made outside for this run; the image has nothing in their place."""
     ENVIRONMENT = "environment"
-    """Commands get a fixed environment; neither the image's configuration nor its shells' start-up files set another."""
+    """Commands get a fixed environment; neither the image's configuration nor its shells' start-up files set one."""
     TOOLS = "tools"
     """Interpreter, libraries and system tools are the trusted parent image's, and nothing comes before them in PATH."""
     STARTUP = "startup"
