@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -23,7 +22,7 @@ from actors.images.engine import LABEL_ATTEMPT, LABEL_LOG, LABEL_TIER, TIER_TEST
 from actors.settings import Settings
 from actors.templates import stock_context
 from actors.verifier import Verdict, Verifier
-from actors.verifier.verify import tail_of
+from actors.verifier.trial import tail_of
 from events.errors import EnvironmentNotReady, HeadraceError, InputError
 from events.work import Check, FailureClass, Metrics, Outcome, WorkOrder
 from store.blobs import BlobStore
@@ -33,14 +32,8 @@ __all__ = ["DockerWorkbench", "Workbench"]
 
 READY_POLL_S = 0.5
 
-SPOOLED: Mapping[str, str] = {
-    "build_log": "build.log",
-    "smoke_log": "smoke.log",
-    "test_log": "test.log",
-    "junit": "junit.xml",
-    "tests": "tests.jsonl",
-}
-"""Kinds of blobs and the files of a spool folder that become them."""
+BUILD_LOG = "build.log"
+TESTS_FILE = "tests.jsonl"
 ORDER_FILE = "order.json"
 
 
@@ -99,7 +92,9 @@ class DockerWorkbench:
         self._spools = settings.cache_dir / "spool"
         self._engine = Engine()
         self._builder = ImageBuilder(engine=self._engine, settings=settings.build, cache_dir=settings.cache_dir)
-        self._verifier = Verifier(engine=self._engine, settings=settings.verify)
+        self._verifier = Verifier(
+            engine=self._engine, settings=settings.verify, build=settings.build, cache_dir=settings.cache_dir
+        )
 
     def perform(self, order: WorkOrder, *, cancel: threading.Event) -> Outcome:
         """See ``Workbench``."""
@@ -183,7 +178,7 @@ class DockerWorkbench:
                 message=exc.message,
                 failure_class=FailureClass.INFRA,
                 context=context,
-                log_tail=tail_of(spool / SPOOLED["build_log"]),
+                log_tail=tail_of(spool / BUILD_LOG),
             )
         except OSError as exc:
             message = f"cannot write the attempt's spool {spool}: {exc.strerror}; see to the disk of this node"
@@ -197,8 +192,11 @@ class DockerWorkbench:
     def _attempt(
         self, order: WorkOrder, *, template: DockerContext, digest: str, spool: Path, cancel: threading.Event
     ) -> Outcome:
-        """Builds and verifies; the outcome lacks its blobs."""
-        log_path = spool / SPOOLED["build_log"]
+        """Builds and verifies; the outcome lacks its blobs. What the text of the scripts gives away is not built."""
+        audited = self._verifier.audit(template)
+        if not audited.verified:
+            return _refused_unbuilt(order, audited, context=digest)
+        log_path = spool / BUILD_LOG
         try:
             with log_path.open("wb", buffering=0) as log:
                 image = self._builder.build(order, template, log=log, cancel=cancel)
@@ -218,16 +216,20 @@ class DockerWorkbench:
                 order, stage=cancelled.stage, message=message, failure_class=FailureClass.INFRA, context=digest
             )
             return msgspec.structs.replace(outcome, cancelled=True)
-        verdict = self._verifier.verify(order, image, context_digest=digest, spool=spool, cancel=cancel)
+        known = self._blobs.get(order.known_failures) if order.known_failures else b""
+        verdict = self._verifier.verify(
+            order, image, context=template, spool=spool, cancel=cancel, known_failures=known
+        )
         return _judged(order, image=image, verdict=verdict, context=digest)
 
     def _store(self, spool: Path) -> dict[str, str]:
-        """Puts the files of a spool folder into blobs: kind to digest."""
-        present = {kind: spool / name for kind, name in SPOOLED.items() if (spool / name).is_file()}
+        """Puts the logs of a spool folder (``NAME.log`` is kind ``NAME_log``) and its outcomes into blobs."""
+        present = {f"{path.stem}_log": path for path in sorted(spool.glob("*.log")) if path.is_file()}
+        present["tests"] = spool / TESTS_FILE
         return {
             kind: self._blobs.put_file(path)
             for kind, path in present.items()
-            if kind == "build_log" or path.stat().st_size > 0
+            if path.is_file() and (kind == "build_log" or path.stat().st_size > 0)
         }
 
     def _spool(self, attempt_id: str) -> Path:
@@ -263,6 +265,19 @@ def _failed(
         checks=[Check("build", False, message)],
         context=context,
         log_tail=log_tail,
+    )
+
+
+def _refused_unbuilt(order: WorkOrder, verdict: Verdict, *, context: str) -> Outcome:
+    """The outcome of an attempt whose scripts were refused as they stand."""
+    return Outcome(
+        verified=False,
+        level=order.rules.level,
+        stage=verdict.stage,
+        failure_class=verdict.failure_class,
+        message=verdict.message,
+        checks=verdict.checks,
+        context=context,
     )
 
 

@@ -24,7 +24,7 @@ from scripts.display import ProgressDisplay
 from scripts.summary import print_summary
 from store.opening import absolute_url, open_store
 
-__all__ = ["RunChoices", "check_store", "run_and_report", "sweep_options"]
+__all__ = ["RunChoices", "check_store", "require_engine", "run_and_report", "sweep_options"]
 
 
 LOCK_WAIT_S = 15.0
@@ -68,7 +68,7 @@ def run_and_report(
 ) -> int:
     """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
     if run.address is None:
-        _require_engine(settings)
+        require_engine(settings)
     _try_lock(run.store, sweep)
     options = RunOptions(
         store_url=absolute_url(run.store), sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
@@ -124,7 +124,8 @@ def _try_lock(url: str, sweep: str) -> None:
             time.sleep(0.5)
 
 
-def _require_engine(settings: Settings) -> None:
+def require_engine(settings: Settings) -> None:
+    """Raises ``EnvironmentNotReady`` unless an engine answers that can do what the settings ask."""
     from scripts.doctor import engine_problem
 
     problem = engine_problem(settings)

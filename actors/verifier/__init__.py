@@ -1,11 +1,13 @@
 """The verifier: judges an image from outside, in fresh containers without network and within limits.
 
-What runs inside an image is reported through single files that were made outside; a verdict is computed from them
-here. `Verifier.verify` goes from the import check to the repository's own tests.
+What the image holds is read without running it; what runs inside is reported through single files that were made
+outside; a verdict is computed from them here. `Verifier.verify` goes from the text of the scripts over the image's
+files and the import check to the repository's own tests.
 """
 
 from actors.verifier.container import Ended, Limits
-from actors.verifier.junit import ReportRefused, TestOutcome
-from actors.verifier.verify import Verdict, Verifier
+from actors.verifier.report import ReportRefused, TestOutcome
+from actors.verifier.trial import Verdict
+from actors.verifier.verify import Verifier
 
 __all__ = ["Ended", "Limits", "ReportRefused", "TestOutcome", "Verdict", "Verifier"]

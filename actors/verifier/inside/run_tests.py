@@ -1,42 +1,101 @@
 """Runs the repository's own tests with pytest, under options that are the same for every repository.
 
-Usage: ``run_tests.py JUNIT_FILE`` in the folder whose tests are to run.
+Usage: ``run_tests.py REQUEST_FILE`` in the folder whose tests are to run; the file is JSON, see ``Request`` in
+``actors/verifier/session.py``.
 
-This process becomes ``python -m pytest``, so that its exit code is pytest's. The repository's own configuration says
-which tests there are and how they are imported. Fixed from here: the report goes to ``JUNIT_FILE``, the run does not
-stop early, a module that cannot be collected counts as an error beside the others' results, and no result cache of an
-earlier run is read or left in the checkout.
+This process becomes what ``python -m pytest`` would be, so that its exit code is pytest's. The repository's own
+configuration says which tests there are and how they are imported. Fixed from here: what is reported goes to the file
+that the request names, through ``reporter.py``; the run does not stop early; a module that cannot be collected counts
+as an error beside the others' results; plug-ins that the request does not allow are not loaded; tests run one after
+another in this process; and no result cache of an earlier run is read or left in the checkout.
 
-Exit code 96, which pytest does not use: the image has no pytest.
+Exit codes that pytest does not use: 95 the package could not be built again, 96 the image has no pytest.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
+import runpy
+import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
+NOT_BUILT = 95
 NO_PYTEST = 96
+REPORTER = "headrace_reporter"
 
 
-def command(junit_file: str) -> list[str]:
-    """The interpreter's arguments for one run that reports to ``junit_file``."""
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--junitxml=" + junit_file,
-        "--override-ini=junit_logging=no",
+def canonical(name: str) -> str:
+    """A distribution's name as the packaging standards compare names."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def blocked_plugins(allowed: set[str]) -> list[str]:
+    """Names of the installed plug-ins whose distribution is not allowed."""
+    names = set()
+    for dist in metadata.distributions():
+        for entry in dist.entry_points:
+            if entry.group == "pytest11" and canonical(dist.metadata["Name"] or "") not in allowed:
+                names.add(entry.name)
+    return sorted(names)
+
+
+def has_plugin(distribution: str) -> bool:
+    """Whether a distribution is installed."""
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def arguments(blocked: list[str], *, xdist: bool) -> list[str]:
+    """Pytest's arguments, beside those that the repository's configuration adds."""
+    fixed = [
+        "-p",
+        REPORTER,
         "--override-ini=cache_dir=/tmp/headrace-pytest-cache",
         "--continue-on-collection-errors",
         "--maxfail=0",
         "--color=no",
     ]
+    for name in blocked:
+        fixed += ["-p", "no:" + name]
+    return fixed + (["-n", "0"] if xdist else [])
 
 
-if __name__ == "__main__":
+def load_reporter(request: dict[str, object]) -> None:
+    """Puts the reporter where ``-p`` finds it, under a name that nothing in the image has."""
+    place = Path(__file__).with_name("reporter.py")
+    spec = importlib.util.spec_from_file_location(REPORTER, place)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[REPORTER] = module
+    spec.loader.exec_module(module)
+    module.begin(request)
+
+
+def main(request_file: str) -> None:
+    """Becomes pytest."""
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    for command in request["prepare"]:
+        if subprocess.run(command, check=False).returncode != 0:
+            sys.stderr.write(f"headrace: {' '.join(command)} failed\n")
+            sys.exit(NOT_BUILT)
+    sys.path[0] = os.getcwd()  # noqa: PTH109 - as `python -m` does
     if importlib.util.find_spec("pytest") is None:
         sys.stderr.write(f"headrace: pytest is not installed for {sys.executable}; the recipe has to install it\n")
         sys.exit(NO_PYTEST)
-    arguments = command(sys.argv[1])
-    os.execv(arguments[0], arguments)  # noqa: S606 - no shell is wanted
+    allowed = set(request["plugins"])
+    blocked = blocked_plugins(allowed)
+    load_reporter(request)
+    sys.argv = ["pytest", *arguments(blocked, xdist="pytest-xdist" in allowed and has_plugin("pytest-xdist"))]
+    runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,142 @@
+"""A pytest plug-in that tells what was collected, what was run and how each test ended, one JSON object a line.
+
+Lines, by their key:
+
+* ``root``: the folder that node ids are relative to
+* ``collected``: node ids in the order of collection, before anything deselects some of them
+* ``selected``: node ids that are going to run
+* ``module`` with ``outcome`` (``passed``, ``skipped``, ``failed``) and ``message``: how collecting a file ended
+* ``test`` with ``when`` (``setup`` and ``teardown`` unless they passed, ``call``), ``outcome``, ``time_s``, ``message``
+* ``finished``: pytest's exit code, last
+
+It adds tests of its own to the run, canaries that have to fail: where they pass, something makes tests pass. Works with
+every pytest from 3.6 on; what it writes is judged outside. (PYTEST_DONT_REWRITE: it is imported before pytest is.)
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+MAX_MESSAGE_CHARS = 1000
+
+
+class _State:
+    def __init__(self) -> None:
+        self.out: TextIO | None = None
+        self.only: set[str] | None = None
+        self.canaries: list[str] = []
+
+
+_state = _State()
+
+
+def begin(request: dict[str, Any]) -> None:
+    """Takes what the request says; called once, before pytest starts."""
+    _state.out = Path(request["report"]).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    _state.only = None if request["only"] is None else set(request["only"])
+    _state.canaries = list(request["canaries"])
+
+
+def tell(**line: object) -> None:
+    """Writes one line."""
+    if _state.out is not None:
+        _state.out.write(json.dumps(line, ensure_ascii=True) + "\n")
+        _state.out.flush()
+
+
+def message_of(report: Any) -> str:
+    """What went wrong, in one line; the last of a traceback's lines that says something."""
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    text = getattr(crash, "message", "")
+    if not text and report.longrepr is not None:
+        told = report.longrepr
+        text = told[2] if isinstance(told, tuple) and len(told) == 3 else str(told)
+    return str(text)[:MAX_MESSAGE_CHARS]
+
+
+def pytest_sessionstart(session: Any) -> None:
+    tell(root=str(session.config.rootdir))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    tell(collected=[item.nodeid for item in items])
+
+
+def pytest_collectreport(report: Any) -> None:
+    if report.nodeid:
+        tell(module=report.nodeid, outcome=report.outcome, message="" if report.passed else message_of(report))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: Any) -> None:
+    if _state.only is not None:
+        session.items[:] = [item for item in session.items if item.nodeid in _state.only]
+    tell(selected=[item.nodeid for item in session.items])
+    neighbours = session.items[:: max(1, len(session.items) // max(1, len(_state.canaries)))]
+    for place, name in enumerate(_state.canaries if neighbours else []):
+        neighbour = neighbours[place % len(neighbours)]
+        session.items.insert(session.items.index(neighbour) + 1, canary(session, neighbour, name))
+
+
+def canary(session: Any, neighbour: Any, name: str) -> Any:
+    """A test function that fails, in the module of a real test: fixtures and hooks that reach that one reach it too."""
+    function = canary_function(name)
+    parent = neighbour.getparent(pytest.Module) or empty_module(session)
+    if hasattr(pytest.Function, "from_parent"):
+        return pytest.Function.from_parent(parent, name=name, callobj=function)
+    return pytest.Function(name, parent=parent, callobj=function)
+
+
+def empty_module(session: Any) -> Any:
+    """A module node without a file, for suites whose tests are in no Python module."""
+    place = Path(str(session.config.rootdir)) / "headrace-canary"
+    if hasattr(session, "path"):
+        node = pytest.Module.from_parent(session, path=place)
+    elif hasattr(pytest.Module, "from_parent"):
+        node = pytest.Module.from_parent(session, fspath=py_path(place))
+    else:
+        node = pytest.Module(py_path(place), parent=session)
+    node._obj = types.ModuleType("headrace_canary")
+    return node
+
+
+def py_path(path: Path) -> Any:
+    """A path as pytest took it before it knew ``pathlib``."""
+    import py  # type: ignore[import-untyped]
+
+    return py.path.local(str(path))  # noqa: PTH124
+
+
+def canary_function(name: str) -> Any:
+    """Fails as tests do, or as code under test does, by the last character of its name."""
+
+    def wrong_answer() -> None:
+        assert not name  # noqa: S101 - this is how tests fail
+
+    def broken() -> None:
+        raise RuntimeError(name)
+
+    return wrong_answer if ord(name[-1]) % 2 else broken
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    if report.passed and report.when != "call":
+        return
+    tell(
+        test=report.nodeid,
+        when=report.when,
+        outcome=report.outcome,
+        time_s=round(float(getattr(report, "duration", 0.0)), 6),
+        message="" if report.passed else message_of(report),
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(exitstatus: int) -> None:
+    tell(finished=int(exitstatus))
