@@ -1,9 +1,9 @@
 """Settings: one configuration file, environment variables over it, everything validated before anything starts.
 
 A setting is found in this order: the environment (``HEADRACE_<SECTION>_<NAME>``, and the ``DATASMITH_*`` knobs of
-CONTRACTS.md section 1), the configuration file (``headrace.toml``, tables ``[sweep] [build] [verify] [cascade]``), the
-default. Every value is checked against its range when it is read; a bad one is a ``SettingError`` naming it, its
-source and the range. An unknown name in the file is refused too: a typing error must not go unnoticed.
+CONTRACTS.md section 1), the configuration file (``headrace.toml``, tables ``[sweep] [build] [verify] [disk]
+[cascade]``), the default. Every value is checked against its range when it is read; a bad one is a ``SettingError``
+naming it, its source and the range. An unknown name in the file is refused too: a typing error must not go unnoticed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,30 @@ from msgspec import Meta
 from events.errors import InputError, SettingError
 from events.work import Level, VerificationRules
 
-__all__ = ["BuildSettings", "CascadeSettings", "Settings", "SweepSettings", "VerifySettings", "load_settings"]
+__all__ = [
+    "BuildSettings",
+    "CascadeSettings",
+    "DiskSettings",
+    "Settings",
+    "SweepSettings",
+    "VerifySettings",
+    "load_settings",
+]
 
 DEFAULT_FILE = "headrace.toml"
 
 Seconds = Annotated[float, Meta(gt=0, le=7 * 86400)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
+
+
+VerificationNetwork = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!(host|default)$)[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="`none`, `bridge` or the name of a Docker network, and never `host`",
+    ),
+]
 
 
 class SweepSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +101,10 @@ class VerifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 2048
     pids: Annotated[int, Meta(ge=16, le=100_000)] = 512
+    disk_mb: Annotated[int, Meta(ge=16, le=4_000_000)] = 4096
+    """What a container may write."""
+    network: VerificationNetwork = "none"
+    """The engine's network that containers are attached to. Tests that need one are not repeatable."""
     smoke_timeout_s: Seconds = 300.0
     test_timeout_s: Seconds = 1800.0
 
@@ -97,6 +118,17 @@ class VerifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             reruns=self.reruns,
             allow_known_failures=self.allow_known_failures,
         )
+
+
+class DiskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of the engine's disk Headrace's own images may take; see ``actors/images/disk.py``."""
+
+    budget_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    """For this node's images and build cache together; 0: no budget."""
+    reserve_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 2048
+    """Set aside for every build while it runs."""
+    min_free_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 1024
+    """What a build must leave free on the engine's disk."""
 
 
 class CascadeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +152,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sweep: SweepSettings = msgspec.field(default_factory=SweepSettings)
     build: BuildSettings = msgspec.field(default_factory=BuildSettings)
     verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
+    disk: DiskSettings = msgspec.field(default_factory=DiskSettings)
     cascade: CascadeSettings = msgspec.field(default_factory=CascadeSettings)
 
     @property
@@ -135,6 +168,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "sweep": SweepSettings,
     "build": BuildSettings,
     "verify": VerifySettings,
+    "disk": DiskSettings,
     "cascade": CascadeSettings,
 }
 
@@ -185,6 +219,7 @@ def load_settings(
         sweep=SweepSettings(**_with_absolute(values["sweep"], "cache_dir")),
         build=BuildSettings(**_with_absolute(values["build"], "ca_bundle")),
         verify=VerifySettings(**values["verify"]),
+        disk=DiskSettings(**values["disk"]),
         cascade=CascadeSettings(**values["cascade"]),
     )
 
@@ -242,6 +277,8 @@ def _expectation(hint: Any) -> str:
     if "$ref" in info:
         (definition,) = info["$defs"].values()
         return "one of " + ", ".join(map(str, definition["enum"]))
+    if "description" in info:
+        return str(info["description"])
     noun = {"integer": "an integer", "number": "a number", "boolean": "true or false", "string": "a string"}.get(
         info.get("type", ""), f"JSON of type {info.get('type')}"
     )

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.images.engine import Engine
+from actors.images.engine import Engine, filters_system_calls
 from actors.images.rootfs import apt_mirror
 from actors.settings import Settings, load_settings
 from events.errors import EnvironmentNotReady, HeadraceError, InfraError, SettingError
@@ -98,6 +98,7 @@ def diagnose(settings: Settings, *, store: str = DEFAULT_STORE, engine: Engine |
         _uv,
         lambda: _docker(info),
         lambda: _limits(info),
+        lambda: _seccomp(info),
         lambda: _docker_disk(info),
         lambda: _debootstrap(settings),
         lambda: _base_image(settings, engine=engine, info=info),
@@ -198,6 +199,15 @@ def _limits(info: dict[str, Any] | InfraError) -> Finding | None:
         mend = "mount these cgroup controllers and restart Docker; without them one test run can take the machine down"
         return _fail("container limits", seen, mend=mend)
     return _ok("container limits", ", ".join(limits))
+
+
+def _seccomp(info: dict[str, Any] | InfraError) -> Finding | None:
+    if isinstance(info, InfraError):
+        return None
+    if not filters_system_calls(info):
+        mend = "start Docker with its default seccomp profile, on a kernel that has seccomp"
+        return _warn("system calls", "the engine filters none: containers are less isolated", mend=mend)
+    return _ok("system calls", "filtered (seccomp)")
 
 
 def _docker_disk(info: dict[str, Any] | InfraError) -> Finding | None:

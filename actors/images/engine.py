@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import docker
@@ -37,6 +38,7 @@ __all__ = [
     "TIER_TEST",
     "Engine",
     "attempt_labels",
+    "filters_system_calls",
     "reap",
 ]
 
@@ -70,6 +72,8 @@ class Engine:
     def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
         """``timeout_s``: how long any one answer of the engine may take."""
         self.timeout_s = timeout_s
+        self.warned = False
+        """Whether it was logged that this engine does not filter system calls."""
         self._local = threading.local()
 
     @property
@@ -126,6 +130,16 @@ class Engine:
         except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise InfraError(f"cannot {doing}: {_innermost(exc)}") from exc
 
+    @cached_property
+    def filters_system_calls(self) -> bool:
+        """Whether containers run under the engine's default seccomp profile; asked once.
+
+        Raises:
+            InfraError: the engine is away.
+        """
+        with self.translated("ask the Docker engine about itself"):
+            return filters_system_calls(self.api.info())
+
     def image(self, name: str) -> dict[str, Any] | None:
         """What the engine knows about an image (``docker inspect``), or ``None`` if it has none of that name or id."""
         with self.translated(f"inspect image {name}"):
@@ -158,6 +172,12 @@ class Engine:
                     raise
                 with suppress(NotFound):
                     self.api.wait(container, timeout=wait_s, condition="removed")
+
+
+def filters_system_calls(info: Mapping[str, Any]) -> bool:
+    """Whether an engine's description of itself (``docker info``) names a seccomp profile, and not ``unconfined``."""
+    options = [str(option) for option in info.get("SecurityOptions") or []]
+    return any(option.startswith("name=seccomp") and "unconfined" not in option for option in options)
 
 
 def attempt_labels(order: WorkOrder, *, tier: str, context_digest: str) -> dict[str, str]:

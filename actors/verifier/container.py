@@ -2,9 +2,11 @@
 
 Guarantees:
 
-* The container has no network, bounded memory (no swap), processors and processes, no new privileges, nothing of this
-  host's environment, and none of the image's: the command gets the environment given here. From the host it sees
-  Headrace's scripts, read-only, and single files for its results, which it can fill but not replace by links.
+* The container has no network unless the settings name one, bounded memory (no swap), processors, processes, open
+  files, shared memory and disk, no new privileges, no devices, and of root's powers only those in ``CAPABILITIES``.
+* It gets nothing of this host's environment and none of the image's: the command gets the environment given here, and
+  process 1 none. From the host it sees Headrace's scripts and what the caller mounts, read-only, and its results.
+* What the image has in the folders for temporary files is not there: they are fresh volumes of this container.
 * When the call returns or raises, the container is gone from the engine, unless the engine itself is away.
 * The wall-clock limit ends the container, not only this client. Process 1 keeps a deadline of its own a little later,
   so that a container whose Headrace was killed ends too; its remains carry labels by which ``reap`` finds them.
@@ -13,10 +15,11 @@ Guarantees:
 
 from __future__ import annotations
 
+import io
+import tarfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +27,44 @@ import docker
 import msgspec
 import requests
 from docker.errors import APIError
-from docker.types import LogConfig, Mount
+from docker.types import LogConfig, Mount, Ulimit
 from loguru import logger
 
 from actors.images.engine import Engine
+from actors.verifier.channel import ChannelMaker, MountedFiles
+from actors.verifier.disk_watch import HOST_FULL_BYTES, DiskWatch
 from actors.verifier.memory import PeakMemory
+from actors.verifier.output import Output
+from actors.verifier.pids_watch import PidsWatch
 from events.errors import InfraError
 
-__all__ = ["CHECKOUT", "ENVIRONMENT", "PYTHON", "SCRIPTS", "CannotStart", "Ended", "Limits", "run_in_container"]
+__all__ = [
+    "CAPABILITIES",
+    "CHECKOUT",
+    "ENVIRONMENT",
+    "PYTHON",
+    "SCRIPTS",
+    "CannotStart",
+    "Ended",
+    "Limits",
+    "run_in_container",
+]
 
 CHECKOUT = "/workspace/repo"
 PYTHON = "/opt/venv/bin/python"
 SCRIPTS = "/headrace/inside"
 """Where ``actors/verifier/inside`` is mounted."""
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - inside the container
+"""Fresh volumes rather than tmpfs, whose content would count as memory: honest tests write large temporary files."""
+
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID")
+"""What honest tests, which run as root, use of a root's powers.
+
+Unpacking archives sets owners (CHOWN) and times and modes of files that then are another user's (FOWNER, DAC_OVERRIDE);
+tests of servers that refuse to run as root change to a user (SETUID, SETGID) and end what they started (KILL). Left out
+of the engine's own list: MKNOD, SYS_CHROOT, SETFCAP, SETPCAP, FSETID, AUDIT_WRITE and NET_RAW, which ordinary users do
+without too, and NET_BIND_SERVICE, which the engine's containers do not need to bind low ports.
+"""
 
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/opt/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin",
@@ -52,9 +80,16 @@ ENVIRONMENT: Mapping[str, str] = {
 """The whole environment of a verification command."""
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
+DISK_BYTES = 4096 * 1024 * 1024
+SHARED_MEMORY_BYTES = 256 * 1024 * 1024
+"""Size of ``/dev/shm``; what lies there counts as memory as well."""
+OPEN_FILES = 4096
+"""Four times what a login shell has; an engine cannot give more than it was given itself."""
 DEADLINE_GRACE_S = 5.0
 """How much later than the limit the deadline inside is: seconds for this side to end the container first."""
 STOP_S = 30.0
+INTERPRETER = (PYTHON, "-I", "-S", "-B", "-X", f"pycache_prefix={SCRIPTS}/none")
+"""Process 1 reads no byte code of the image: its prefix lies in a read-only mount, where the image has nothing."""
 POLL_S = 0.1
 KILLED = 137
 """Exit code of a process 1 that was killed. Nothing inside a container can kill it: the engine or the kernel did."""
@@ -67,20 +102,26 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     cpus: float
     pids: int
+    disk_bytes: int = DISK_BYTES
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How a command ended.
 
     ``exit_code`` is process 1's (see ``inside/keeper.py``), ``None`` when it was ended from here: by its wall-clock
-    limit (``timed_out``) or by ``cancelled``. ``oom_killed``: the kernel ended a process of it for want of memory.
-    ``peak_memory_bytes``: the largest use without file cache that was seen, sampled; the limit if that was hit.
+    limit (``timed_out``), because it wrote more than it may (``disk_full``), or by ``cancelled``. ``oom_killed``: the
+    kernel ended a process of it for want of memory. ``disk_full`` is set too when a command that ended by itself had
+    written that much. ``pids_exhausted``: a process or thread could not be made at the limit; an engine on another host
+    does not tell. ``peak_memory_bytes``: the largest use without file cache that was seen, sampled; the limit if that
+    was hit.
     """
 
     exit_code: int | None
     timed_out: bool
     cancelled: bool
     oom_killed: bool
+    disk_full: bool = False
+    pids_exhausted: bool = False
     wall_s: float
     peak_memory_bytes: int | None
 
@@ -100,7 +141,13 @@ def run_in_container(
     results: Mapping[str, Path],
     log: Path,
     cancel: threading.Event,
+    files: Mapping[str, bytes | None] | None = None,
+    executables: Collection[str] = (),
+    extra_mounts: Mapping[str, Path] | None = None,
+    network: str = "none",
     max_log_bytes: int = MAX_LOG_BYTES,
+    channel: ChannelMaker = MountedFiles,
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> Ended:
     """Runs ``command`` in a new container and waits for its end.
 
@@ -114,22 +161,56 @@ def run_in_container(
         results: files made here, empty, by the path under which the command can write each.
         log: file that the output is written to as it comes.
         cancel: ends the container within about a second once set.
+        files: laid over the image's before the command starts, by absolute path; ``None`` takes a path away, a folder
+            with all that it holds. They belong to root, with mode 0644.
+        executables: those of ``files`` that have mode 0755 instead.
+        extra_mounts: files or folders of this host, mounted read-only, by absolute path in the container.
+        network: the engine's network that the container is attached to.
         max_log_bytes: output beyond this is dropped, with a note in the log.
+        channel: how results leave the container; only tests replace it.
+        environment: the command's; only tests pass another.
 
     Raises:
         CannotStart: the image has no ``PYTHON``.
-        InfraError: the engine refused, went away, or ended the container by itself.
+        InfraError: the engine refused, went away, ended the container by itself, or its disk was full.
     """
-    for path in results.values():
-        path.write_bytes(b"")
+    opened = channel(results)
+    laid = files or {}
+    removed = [path for path, content in laid.items() if content is None]
+    writable = opened.mounts()
+    _warn_without_seccomp(engine)
     with engine.translated(f"create a test container of {image[:19]}"):
-        container = _create(
-            engine.api, image=image, command=command, folder=folder, limits=limits, labels=labels, results=results
+        created = engine.api.create_container(
+            image,
+            entrypoint=[*INTERPRETER, f"{SCRIPTS}/keeper.py"],
+            command=[
+                f"{limits.wall_s + DEADLINE_GRACE_S:g}",
+                folder,
+                msgspec.json.encode(dict(environment)).decode(),
+                msgspec.json.encode(removed).decode(),
+                *command,
+            ],
+            environment=dict.fromkeys(_variables(engine.api, image)),
+            working_dir="/",
+            user="0:0",
+            hostname="headrace",
+            labels=dict(labels),
+            healthcheck={"test": ["NONE"]},
+            stop_timeout=1,
+            host_config=_host_config(
+                engine.api, limits=limits, network=network, mounts=_mounts(writable, extra_mounts or {})
+            ),
         )
+    container = str(created["Id"])
     try:
-        with _Output(engine, container=container, log=log, max_bytes=max_log_bytes) as output:
+        _lay(engine, container, files=laid, executables=executables)
+        with Output(engine, container=container, log=log, max_bytes=max_log_bytes) as output:
             _start(engine, container)
-            return _wait(engine, container, limits=limits, output=output, cancel=cancel)
+            ended = _wait(
+                engine, container, limits=limits, output=output, written=list(writable.values()), cancel=cancel
+            )
+        opened.collect(engine, container)
+        return ended
     finally:
         try:
             engine.remove_container(container)
@@ -137,44 +218,63 @@ def run_in_container(
             logger.warning("test container {} is left for reap: {}", container[:12], exc.message)
 
 
-def _create(
-    api: docker.APIClient,
-    *,
-    image: str,
-    command: Sequence[str],
-    folder: str,
-    limits: Limits,
-    labels: Mapping[str, str],
-    results: Mapping[str, Path],
-) -> str:
+def _host_config(api: docker.APIClient, *, limits: Limits, network: str, mounts: list[Mount]) -> Any:
+    return api.create_host_config(
+        network_mode=network,
+        mem_limit=limits.memory_bytes,
+        memswap_limit=limits.memory_bytes,
+        nano_cpus=int(limits.cpus * 1e9),
+        pids_limit=limits.pids,
+        shm_size=SHARED_MEMORY_BYTES,
+        ulimits=[
+            Ulimit(name="core", soft=0, hard=0),
+            Ulimit(name="nofile", soft=OPEN_FILES, hard=OPEN_FILES),
+            Ulimit(name="fsize", soft=limits.disk_bytes, hard=limits.disk_bytes),
+        ],
+        cap_drop=["ALL"],
+        cap_add=list(CAPABILITIES),
+        security_opt=["no-new-privileges:true"],
+        ipc_mode="private",
+        init=False,
+        log_config=LogConfig(type="none"),
+        mounts=mounts,
+    )
+
+
+def _mounts(writable: Mapping[str, Path], extra: Mapping[str, Path]) -> list[Mount]:
     scripts = Path(__file__).parent / "inside"
     mounts = [Mount(SCRIPTS, str(scripts), type="bind", read_only=True)]
-    mounts += [Mount(target, str(source.resolve()), type="bind") for target, source in results.items()]
-    environment = msgspec.json.encode(dict(ENVIRONMENT)).decode()
-    deadline = f"{limits.wall_s + DEADLINE_GRACE_S:g}"
-    created = api.create_container(
-        image,
-        entrypoint=[PYTHON, "-I", "-S", "-B", f"{SCRIPTS}/keeper.py"],
-        command=[deadline, folder, environment, *command],
-        environment={"LD_PRELOAD": "", "LD_LIBRARY_PATH": ""},
-        working_dir="/",
-        user="0:0",
-        hostname="headrace",
-        labels=dict(labels),
-        healthcheck={"test": ["NONE"]},
-        stop_timeout=1,
-        host_config=api.create_host_config(
-            network_mode="none",
-            mem_limit=limits.memory_bytes,
-            memswap_limit=limits.memory_bytes,
-            nano_cpus=int(limits.cpus * 1e9),
-            pids_limit=limits.pids,
-            security_opt=["no-new-privileges:true"],
-            log_config=LogConfig(type="none"),
-            mounts=mounts,
-        ),
-    )
-    return str(created["Id"])
+    mounts += [Mount(target, None, type="volume", no_copy=True) for target in TEMPORARY]
+    mounts += [Mount(target, str(source.resolve()), type="bind") for target, source in writable.items()]
+    mounts += [Mount(target, str(source.resolve()), type="bind", read_only=True) for target, source in extra.items()]
+    return mounts
+
+
+def _variables(api: docker.APIClient, image: str) -> list[str]:
+    """Names of the variables that the image sets. One that is named without a value is taken away from process 1."""
+    return [entry.partition("=")[0] for entry in api.inspect_image(image)["Config"].get("Env") or []]
+
+
+def _warn_without_seccomp(engine: Engine) -> None:
+    if not engine.filters_system_calls and not engine.warned:
+        engine.warned = True
+        logger.warning("the Docker engine filters no system calls (seccomp): test containers are less isolated")
+
+
+def _lay(engine: Engine, container: str, *, files: Mapping[str, bytes | None], executables: Collection[str]) -> None:
+    """Puts files into a container that was not started yet."""
+    made = {path: content for path, content in files.items() if content is not None}
+    if not made:
+        return
+    with io.BytesIO() as buffer:
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for path, content in made.items():
+                info = tarfile.TarInfo(path.lstrip("/"))
+                info.size, info.mtime = len(content), int(time.time())
+                info.mode = 0o755 if path in executables else 0o644
+                tar.addfile(info, io.BytesIO(content))
+        with engine.translated(f"put files into test container {container[:12]}"):
+            engine.api.put_archive(container, "/", buffer.getvalue())
 
 
 def _start(engine: Engine, container: str) -> None:
@@ -187,30 +287,51 @@ def _start(engine: Engine, container: str) -> None:
             raise
 
 
-def _wait(engine: Engine, container: str, *, limits: Limits, output: _Output, cancel: threading.Event) -> Ended:
+def _wait(
+    engine: Engine,
+    container: str,
+    *,
+    limits: Limits,
+    output: Output,
+    written: Sequence[Path],
+    cancel: threading.Event,
+) -> Ended:
     began = time.monotonic()
-    timed_out = cancelled = False
-    with PeakMemory(engine, container=container) as peak:
+    timed_out = cancelled = disk_full = False
+    pids = PidsWatch(engine, container=container)
+    with (
+        PeakMemory(engine, container=container) as peak,
+        DiskWatch(engine, container=container, files=written, limit_bytes=limits.disk_bytes) as disk,
+    ):
         while True:
             if output.ended.wait(POLL_S):
                 if not _state(engine, container)["Running"]:
                     break
                 cancel.wait(POLL_S)
+            pids.sample()
             timed_out, cancelled = time.monotonic() - began >= limits.wall_s, cancel.is_set()
-            if timed_out or cancelled:
+            disk_full = disk.full.is_set()
+            if timed_out or cancelled or disk_full:
                 _kill(engine, container)
                 break
     wall_s = time.monotonic() - began
     output.raise_if_broken()
+    disk.measure()
+    if disk.host_full:
+        space = f"less than {HOST_FULL_BYTES >> 20} MiB"
+        raise InfraError(f"the Docker engine's disk was full ({space} free) while a test container ran; free space")
     state = _state(engine, container)
     oom_killed = bool(state["OOMKilled"])
-    if not (timed_out or cancelled or oom_killed) and state["ExitCode"] == KILLED:
+    from_here = timed_out or cancelled or disk_full
+    if not (from_here or oom_killed) and state["ExitCode"] == KILLED:
         raise InfraError(f"test container {container[:12]} was ended from outside; the attempt can be repeated")
     return Ended(
-        exit_code=None if timed_out or cancelled else int(state["ExitCode"]),
-        timed_out=timed_out,
-        cancelled=cancelled and not timed_out,
+        exit_code=None if from_here else int(state["ExitCode"]),
+        timed_out=timed_out and not disk_full,
+        cancelled=cancelled and not (timed_out or disk_full),
         oom_killed=oom_killed,
+        disk_full=disk.full.is_set(),
+        pids_exhausted=pids.exhausted,
         wall_s=wall_s,
         peak_memory_bytes=limits.memory_bytes if oom_killed else peak.bytes,
     )
@@ -230,49 +351,3 @@ def _kill(engine: Engine, container: str) -> None:
 def _state(engine: Engine, container: str) -> dict[str, Any]:
     with engine.translated(f"inspect test container {container[:12]}"):
         return dict(engine.api.inspect_container(container)["State"])
-
-
-class _Output:
-    """Copies a container's output into a file, in a thread; ``ended`` is set when the container's streams closed."""
-
-    def __init__(self, engine: Engine, *, container: str, log: Path, max_bytes: int) -> None:
-        self.ended = threading.Event()
-        self._engine, self._container, self._log, self._max_bytes = engine, container, log, max_bytes
-        self._error: OSError | None = None
-
-    def __enter__(self) -> _Output:
-        self._api = self._engine.new_api()
-        with self._engine.translated(f"attach to test container {self._container[:12]}"):
-            self._stream = self._api.attach(self._container, stdout=True, stderr=True, stream=True)
-        self._thread = threading.Thread(target=self._copy, name=f"output-{self._container[:12]}", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.ended.wait(POLL_S):
-            with suppress(OSError, docker.errors.DockerException):
-                self._stream.close()
-        self._thread.join(STOP_S)
-        self._api.close()
-
-    def raise_if_broken(self) -> None:
-        """Raises:
-        InfraError: the log could not be written (disk full).
-        """
-        if self._error is not None:
-            raise InfraError(f"cannot write {self._log.name}: {self._error.strerror}") from self._error
-
-    def _copy(self) -> None:
-        left, cut = self._max_bytes, False
-        try:
-            with self._log.open("wb", buffering=0) as file:
-                for chunk in self._stream:
-                    file.write(chunk[:left])
-                    if len(chunk) > left and not cut:
-                        cut = True
-                        file.write(f"\nheadrace: output cut after {self._max_bytes} bytes\n".encode())
-                    left -= min(left, len(chunk))
-        except OSError as exc:
-            self._error = exc
-        finally:
-            self.ended.set()

@@ -15,13 +15,13 @@ import docker
 import msgspec
 
 from actors.images.engine import Engine
+from actors.verifier.control_groups import control_group
 from events.errors import InfraError
 
 __all__ = ["PeakMemory"]
 
 SAMPLE_S = 0.1
 JOIN_S = 2.0
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 class PeakMemory:
@@ -44,31 +44,14 @@ class PeakMemory:
     def _sample(self) -> None:
         with suppress(InfraError), self._engine.translated("measure a test container"):
             api = self._engine.api
-            folder = _control_group(api, self._container)
+            pid = api.inspect_container(self._container)["State"]["Pid"]
+            folder = control_group(pid, container=self._container, controller="memory")
             while not self._stop.is_set():
                 used = _from_engine(api, self._container) if folder is None else _from_files(folder)
                 if used is None:
                     return
                 self.bytes = max(self.bytes or 0, used)
                 self._stop.wait(SAMPLE_S)
-
-
-def _control_group(api: docker.APIClient, container: str) -> Path | None:
-    """The container's memory control group, when the engine's host is this one."""
-    pid = api.inspect_container(container)["State"]["Pid"]
-    try:
-        text = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return None
-    for line in text.splitlines():
-        hierarchy, controllers, group = (*line.split(":", 2), "", "")[:3]
-        if container not in group:
-            continue
-        if "memory" in controllers.split(","):
-            return CONTROL_GROUPS / "memory" / group.lstrip("/")
-        if hierarchy == "0" and (CONTROL_GROUPS / "cgroup.controllers").exists():
-            return CONTROL_GROUPS / group.lstrip("/")
-    return None
 
 
 def _from_files(folder: Path) -> int | None:

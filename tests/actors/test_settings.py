@@ -47,7 +47,8 @@ def test_lists_and_tables_are_json_in_the_environment() -> None:
     [
         ("[verify]\nmin_pass_ratio = 0\n", "above 0 and up to 1"),
         ('[verify]\nlevel = "all"\n', "build, smoke, tests"),
-        ("[sweeps]\nworkers = 1\n", "tables sweep, build, verify, cascade"),
+        ("[sweeps]\nworkers = 1\n", "tables sweep, build, verify, disk, cascade"),
+        ('[verify]\nnetwork = "host"\n', "never `host`"),
         ("verify = 1\n", r"a table \[verify\]"),
         ("[sweep]\nworkers = true\n", "an integer from 0"),
     ],

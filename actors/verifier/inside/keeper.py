@@ -1,7 +1,9 @@
 """Process 1 of a verification container: starts one command, ends with it, and never outlives its deadline.
 
-Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON COMMAND [ARGUMENT ...]``
+Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON REMOVED_JSON COMMAND [ARGUMENT ...]``
 
+* The paths of ``REMOVED_JSON``, a list, are taken away first, folders with all that they hold; no link is followed.
+* The folders for temporary files, which are fresh volumes, get the mode that everybody expects of them.
 * The command gets the given environment and nothing of the image's.
 * When the command ends, this process ends, and with it whatever the command left running: the kernel kills the
   processes of a pid namespace whose first process is gone.
@@ -12,6 +14,8 @@ Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON COMMAND [ARGUMENT ...]``
 
 Exit code: the command's own; 192 + n when signal n ended the command (distinct from 128 + n, with which the engine
 reports a signal to this process); 124 after the deadline; 127 when the command cannot be started.
+
+It runs without the image's byte code, so every import costs the time to compile it: only what is needed.
 """
 
 from __future__ import annotations
@@ -21,11 +25,39 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 DEADLINE_PASSED = 124
 CANNOT_START = 127
 SIGNAL_BASE = 192
+TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - volumes of this container
+TEMPORARY_MODE = 0o1777
+
+
+def prepare(removed: list[str]) -> None:
+    """Takes paths away and opens the folders for temporary files.
+
+    Raises:
+        OSError: a path cannot be removed.
+    """
+    for folder in TEMPORARY:
+        if os.path.ismount(folder):
+            os.chmod(folder, TEMPORARY_MODE)  # noqa: PTH101
+    for path in removed:
+        take_away(path)
+
+
+def take_away(path: str) -> None:
+    """Removes a file, a link or a whole folder; one that is not there is no error."""
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except IsADirectoryError:
+        with os.scandir(path) as entries:
+            names = [entry.path for entry in entries]
+        for name in names:
+            take_away(name)
+        os.rmdir(path)  # noqa: PTH106
 
 
 def run(deadline_s: float, folder: str, environment: dict[str, str], command: list[str]) -> int:
@@ -35,16 +67,16 @@ def run(deadline_s: float, folder: str, environment: dict[str, str], command: li
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
         os.chdir(folder)
-        with Path(os.devnull).open("rb") as nothing:
-            child = os.posix_spawn(
-                command[0],
-                command,
-                environment,
-                file_actions=[(os.POSIX_SPAWN_DUP2, nothing.fileno(), 0)],
-                setpgroup=0,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        child = os.posix_spawn(
+            command[0],
+            command,
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, nothing, 0)],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
     except OSError as exc:
         sys.stderr.write(f"headrace: {command[0]} cannot be started in {folder}: {exc}\n")
         return CANNOT_START
@@ -73,7 +105,18 @@ def reap(child: int) -> int | None:
             found = status
 
 
+def main(arguments: list[str]) -> int:
+    """Prepares and runs, as the usage says."""
+    deadline_s, folder, environment, removed, *command = arguments
+    try:
+        prepare(json.loads(removed))
+    except OSError as exc:
+        sys.stderr.write(f"headrace: the container cannot be prepared: {exc}\n")
+        return CANNOT_START
+    return run(float(deadline_s), folder, json.loads(environment), command)
+
+
 if __name__ == "__main__":
-    code = run(float(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), sys.argv[4:])
+    code = main(sys.argv[1:])
     sys.stderr.flush()
     os._exit(code)
