@@ -1,0 +1,110 @@
+"""Builds forgeries on a real engine and has them judged, with all defences, without some, or with none."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from actors.images import BuiltImage, Engine, ImageBuilder, reap
+from actors.settings import BuildSettings, VerifySettings
+from actors.templates import stock_context
+from actors.verifier import Verdict, Verifier
+from actors.verifier.defences import Defence
+from events.work import Stage, WorkOrder
+from store.docker_context import DockerContext
+from tests.forged.forgery import Forgery, Naive
+from tests.forged.loose import Loosened
+from tests.forged.victims import ENDLESS, Victim
+
+__all__ = ["EVERY", "Trials"]
+
+EVERY = frozenset(Defence)
+ENDLESS_S = 8.0
+PATIENT_S = 90.0
+
+
+class Trials:
+    """One run of the suite: a log of its own on the engine, images shared with other runs. Threads may share it."""
+
+    def __init__(
+        self, *, engine: Engine, settings: BuildSettings, cache_dir: Path, folder: Path, loosened: Loosened
+    ) -> None:
+        self._engine, self._folder, self._loosened = engine, folder, loosened
+        self._shared = (cache_dir / "rootfs").resolve().parent
+        self._builder = ImageBuilder(engine=engine, settings=settings, cache_dir=cache_dir)
+        self.log_id = f"log-{uuid.uuid4().hex[:12]}"
+
+    def honest(self, victim: Victim, number: int, *, naive: Naive | None = None) -> Verdict:
+        """The verdict on the stock context, without any defence: what a victim is worth by itself."""
+        return self.verdict(victim, stock_context(), number=number, without=EVERY, naive=naive)
+
+    def forged(self, forgery: Forgery, *, without: frozenset[Defence] = frozenset(), loose: bool = False) -> Verdict:
+        """The verdict on a forgery without these defences; ``loose``: judged naively where the forgery asks for it."""
+        return self.verdict(
+            forgery.victim,
+            forgery.context,
+            number=forgery.pull_request,
+            stage=forgery.stage,
+            without=without,
+            naive=forgery.naive if loose else None,
+        )
+
+    def verdict(
+        self,
+        victim: Victim,
+        context: DockerContext,
+        *,
+        number: int,
+        stage: Stage = Stage.TRY_DEFAULT,
+        without: frozenset[Defence] = frozenset(),
+        naive: Naive | None = None,
+    ) -> Verdict:
+        """Builds a context on one pull request and judges the image.
+
+        Raises:
+            BuildFailed: no image.
+        """
+        order = victim.order(
+            self._shared,
+            log_id=self.log_id,
+            attempt_id=f"attempt-{uuid.uuid4().hex[:12]}",
+            number=number,
+            context=context.digest if stage is Stage.TRY_SIMILAR else None,
+            stage=stage,
+        )
+        spool = Path(tempfile.mkdtemp(dir=self._folder, prefix="trial-"))
+        with (spool / "build.log").open("wb") as log:
+            image = self._builder.build(order, context, log=log, cancel=threading.Event())
+        with self._loosened.for_attempt(order.attempt_id, naive):
+            return self._verify(
+                order,
+                image,
+                context=context,
+                spool=spool,
+                endless=victim is ENDLESS or naive is Naive.TIMEOUT_PASSES,
+                without=without,
+            )
+
+    def _verify(
+        self,
+        order: WorkOrder,
+        image: BuiltImage,
+        *,
+        context: DockerContext,
+        spool: Path,
+        endless: bool,
+        without: frozenset[Defence],
+    ) -> Verdict:
+        limit_s = ENDLESS_S if endless else PATIENT_S
+        settings = VerifySettings(memory_mb=512, test_timeout_s=limit_s, smoke_timeout_s=limit_s)
+        make: Callable[..., Verifier] = Verifier
+        switch = {} if without == EVERY else {"without": without}
+        verifier = make(engine=self._engine, settings=settings, **switch)
+        return verifier.verify(order, image, context_digest=context.digest, spool=spool, cancel=threading.Event())
+
+    def close(self) -> None:
+        """Ends what is left of this run on the engine."""
+        reap(self._engine, log_id=self.log_id)
