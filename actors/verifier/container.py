@@ -73,8 +73,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "LANG": "C.UTF-8",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
+    "PYTHONPYCACHEPREFIX": "/tmp/headrace-pycache",  # noqa: S108 - compiled code of the image is never used
     "PYTHONUNBUFFERED": "1",
 }
 """The whole environment of a verification command."""

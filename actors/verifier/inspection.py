@@ -6,3 +6,200 @@ unchanged image is not looked at again. The cache lies on this host, out of reac
 """
 
 from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from loguru import logger
+
+from actors.images.engine import Engine
+from actors.images.outcomes import BuiltImage
+from actors.settings import BuildSettings
+from actors.verifier.allowed_plugins import AllowedPlugins
+from actors.verifier.commit import CommitTree
+from actors.verifier.container import CHECKOUT
+from actors.verifier.control import OwnFile, hidden_files
+from actors.verifier.defences import Defence, Finding
+from actors.verifier.environment import check_environment
+from actors.verifier.expected import Expected, expected_tests
+from actors.verifier.installed import installed_distributions, plugins
+from actors.verifier.layers import NotBuiltOnParent, open_image
+from actors.verifier.origin import check_origin
+from actors.verifier.provenance import IndexTruth, check_provenance
+from actors.verifier.startup import check_startup
+from actors.verifier.tools import check_channel, check_tools
+from actors.verifier.tree import check_tree
+from actors.verifier.trial import Trial
+from events.work import Level, PullRequest
+
+__all__ = ["Inspection", "Inspector"]
+
+BEFORE_IMPORT = (
+    Defence.CHANNEL,
+    Defence.ENVIRONMENT,
+    Defence.TOOLS,
+    Defence.STARTUP,
+    Defence.PROVENANCE,
+    Defence.TREE,
+)
+SOLD = {
+    Defence.CHANNEL: "nothing lies where results are put",
+    Defence.ENVIRONMENT: "nothing sets another environment",
+    Defence.TOOLS: "interpreter, libraries and tools are the parent image's",
+    Defence.STARTUP: "nothing of its own runs when the interpreter starts",
+    Defence.PROVENANCE: "the test runner is what the index serves",
+    Defence.TREE: "the checkout is the commit",
+}
+"""What is said of a defence that found nothing."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of an inspection. ``findings``: by defence; ``plugins``: distributions that bring pytest plug-ins;
+    ``allowed``: those of them that may be loaded."""
+
+    findings: list[Finding]
+    distributions: list[str]
+    own: list[OwnFile]
+    plugins: list[str]
+    allowed: list[str]
+
+
+class Inspection:
+    """What is known of an image before anything of it runs."""
+
+    def __init__(self, facts: Facts, tree: CommitTree, *, primary_root: str, every_plugin: bool) -> None:
+        self._facts, self._tree, self._primary_root = facts, tree, primary_root
+        self.plugins: list[str] = facts.plugins if every_plugin else facts.allowed
+        """Distributions whose plug-ins pytest may load."""
+
+    @property
+    def expected(self) -> Expected:
+        """The commit's own list of tests."""
+        return expected_tests(self._tree, primary_root=self._primary_root)
+
+    @property
+    def taken_away(self) -> Mapping[str, bytes | None]:
+        """What is laid over the image for the negative control."""
+        hidden = hidden_files(self._tree, self._facts.own)
+        if not hidden:
+            hidden = hidden_files(self._tree, self._facts.own, compiled=True)
+        return {f"/{path}": content for path, content in hidden.items()}
+
+    def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
+        """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""
+        copies = {one.source: f"/{one.path}" for one in self._facts.own if one.source in files}
+        laid = {f"{CHECKOUT}/{path}": content for path, content in files.items()}
+        return laid | {path: files[source] for source, path in copies.items() if source is not None}
+
+
+class Inspector:
+    """Inspects images of one engine. Threads and processes of a node may share its cache."""
+
+    def __init__(self, *, engine: Engine, build: BuildSettings, cache_dir: Path) -> None:
+        self._engine, self._cache_dir = engine, cache_dir
+        self._folder = cache_dir / "inspections"
+        self._truth = IndexTruth(index_url=build.index_url, cache_dir=cache_dir)
+
+    def inspect(
+        self, trial: Trial, image: BuiltImage, *, tree: CommitTree, request: PullRequest, level: Level
+    ) -> Inspection:
+        """Notes in ``trial`` what each defence found, and refuses at the first that found something.
+
+        Raises:
+            Refused: by the first defence that found something.
+            InfraError: the engine, git or the index does not answer.
+        """
+        key = _key(image, request)
+        facts = self._kept(key)
+        if facts is None:
+            facts = self._look(image, tree=tree, request=request)
+            self._keep(key, facts)
+        root = request.primary_root or "."
+        inspection = Inspection(facts, tree, primary_root=root, every_plugin=not trial.applies(Defence.PLUGINS))
+        for defence in BEFORE_IMPORT:
+            if trial.applies(defence):
+                trial.record(defence, _of(facts, defence), detail=SOLD[defence])
+        if level is not Level.BUILD and trial.applies(Defence.ORIGIN):
+            found = _of(facts, Defence.ORIGIN)
+            trial.record(Defence.ORIGIN, found, detail=", ".join(facts.distributions))
+        blocked = sorted(set(facts.plugins) - set(facts.allowed))
+        if blocked and trial.applies(Defence.PLUGINS):
+            trial.note(Defence.PLUGINS, f"not loaded, for nothing names them: {', '.join(blocked)}")
+        return inspection
+
+    def _look(self, image: BuiltImage, *, tree: CommitTree, request: PullRequest) -> Facts:
+        try:
+            files = open_image(self._engine, image.image_id, parent_id=image.parent_id, cache_dir=self._cache_dir)
+        except NotBuiltOnParent as exc:
+            return Facts(
+                findings=[Finding(defence=Defence.TOOLS, message=str(exc))],
+                distributions=[],
+                own=[],
+                plugins=[],
+                allowed=[],
+            )
+        installed = installed_distributions(files)
+        checks: list[Callable[[], Iterable[Finding]]] = [
+            lambda: check_channel(files),
+            lambda: check_environment(files),
+            lambda: check_tools(files),
+            lambda: check_startup(files, installed, self._truth),
+            lambda: check_provenance(files, installed, self._truth),
+            lambda: check_tree(files, tree),
+        ]
+        findings = [one for check in checks for one in check()]
+        origin = check_origin(files, tree, primary_root=request.primary_root or ".")
+        named = AllowedPlugins(tree, env_payload=request.env_payload or "")
+        own = {one.name for one in origin.distributions}
+        bringing = sorted({one.distribution for one in plugins(installed)})
+        return Facts(
+            findings=[*findings, *origin.findings],
+            distributions=[f"{one.name} {one.version} from {one.source}" for one in origin.distributions],
+            own=[one for module in origin.modules for one in module.files],
+            plugins=bringing,
+            allowed=[name for name in bringing if name in own or named.allows(name)],
+        )
+
+    def _kept(self, key: str) -> Facts | None:
+        path = self._folder / f"{key}.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Facts)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as exc:
+            logger.warning("{}: not usable ({}); the image is inspected again", path, exc)
+            return None
+
+    def _keep(self, key: str, facts: Facts) -> None:
+        """Keeps facts; a cache that cannot be written costs time and nothing else."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".facts-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.encode(facts))
+            Path(temporary).replace(self._folder / f"{key}.json")
+        except OSError as exc:
+            logger.warning("{}: cannot be written ({})", self._folder, exc.strerror)
+
+
+def _of(facts: Facts, defence: Defence) -> list[Finding]:
+    return [one for one in facts.findings if one.defence is defence]
+
+
+def _key(image: BuiltImage, request: PullRequest) -> str:
+    what = [image.image_id, image.parent_id, image.commit, request.env_payload, request.primary_root, _own_code()]
+    return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
+
+
+@cache
+def _own_code() -> str:
+    """A digest of this package: facts that other code found are not used."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

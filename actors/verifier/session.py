@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,16 +17,15 @@ import msgspec
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import VerifySettings
+from actors.verifier.channel import ChannelMaker, MountedFiles
 from actors.verifier.container import (
     CHECKOUT,
     ENVIRONMENT,
     PYTHON,
     SCRIPTS,
     CannotStart,
-    Channel,
     Ended,
     Limits,
-    MountedFiles,
     run_in_container,
 )
 from actors.verifier.defences import Defence
@@ -59,7 +58,7 @@ PYTEST_ENDS = {
 class Means(msgspec.Struct, frozen=True, kw_only=True):
     """How results come out of a container and what environment commands get. Only tests use others than these."""
 
-    channel: Callable[[Mapping[str, Path]], Channel] = MountedFiles
+    channel: ChannelMaker = MountedFiles
     environment: Mapping[str, str] = msgspec.field(default_factory=lambda: ENVIRONMENT)
 
 
@@ -232,13 +231,14 @@ class Session:
                 folder=folder,
                 limits=limits,
                 labels=self._labels,
-                channel=self._means.channel({f"{RESULTS}/{report}": path}),
+                results={f"{RESULTS}/{report}": path},
                 log=trial.log,
                 cancel=self._cancel,
-                environment=self._means.environment,
-                files=files or {},
-                mounts=mounts or {},
+                files=files,
+                extra_mounts=mounts,
                 network=settings.network,
+                channel=self._means.channel,
+                environment=self._means.environment,
             )
         except CannotStart as exc:
             trial.refuse(trial.stage, f"the {kind} run cannot be started: {exc}")
