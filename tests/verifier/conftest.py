@@ -28,6 +28,6 @@ def judge(bench: TestBench, bench_cache: Path, sample: BuiltImage, tmp_path: Pat
     """Verifies variants of the sample for one test."""
     spool = tmp_path / "spool"
     spool.mkdir()
-    made = Judge(engine=bench.engine, sample=sample, order=order_for(bench, bench_cache), spool=spool)
+    made = Judge(bench=bench, sample=sample, order=order_for(bench, bench_cache), spool=spool)
     yield made
     made.close()

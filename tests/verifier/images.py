@@ -22,11 +22,16 @@ import msgspec
 
 from actors.images import BuiltImage, Engine
 from actors.settings import VerifySettings
+from actors.templates import stock_context
 from actors.verifier import TestOutcome, Verdict, Verifier
+from actors.verifier.defences import Defence
 from events.work import VerificationRules, WorkOrder
 from tests.engine_fixtures import GitProject, TestBench
 
-__all__ = ["SAMPLE", "Judge", "lay_over", "sample_project", "wheel"]
+__all__ = ["LAID_OVER", "SAMPLE", "Judge", "lay_over", "sample_project", "wheel"]
+
+LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION})
+"""What the images of these tests do not satisfy: they are made by laying files over one build, commit or not."""
 
 SAMPLE = {
     "setup.py": 'from setuptools import setup\n\nsetup(name="Sample-Pkg", version="1.2", py_modules=["sample_pkg"])\n',
@@ -115,8 +120,8 @@ def wheel(name: str, version: str, modules: Mapping[str, str]) -> bytes:
 class Judge:
     """Lays tests and other files over the sample image and has the result verified."""
 
-    def __init__(self, *, engine: Engine, sample: BuiltImage, order: WorkOrder, spool: Path) -> None:
-        self.engine, self.sample, self.order, self.spool = engine, sample, order, spool
+    def __init__(self, *, bench: TestBench, sample: BuiltImage, order: WorkOrder, spool: Path) -> None:
+        self.bench, self.engine, self.sample, self.order, self.spool = bench, bench.engine, sample, order, spool
         self._made: list[str] = []
 
     def image(
@@ -142,6 +147,8 @@ class Judge:
         rules: VerificationRules | None = None,
         primary_root: str | None = None,
         cancel: threading.Event | None = None,
+        without: frozenset[Defence] = LAID_OVER,
+        known_failures: bytes = b"",
     ) -> Verdict:
         """The verdict on an image, under limits that suit tests."""
         request = msgspec.structs.replace(self.order.pull_request, primary_root=primary_root)
@@ -150,9 +157,17 @@ class Judge:
         verifier = Verifier(
             engine=self.engine,
             settings=settings or VerifySettings(memory_mb=512, test_timeout_s=60, smoke_timeout_s=60),
+            build=self.bench.settings,
+            cache_dir=self.bench.cache_dir,
+            without=without,
         )
         return verifier.verify(
-            order, image, context_digest="0" * 64, spool=self.spool, cancel=cancel or threading.Event()
+            order,
+            image,
+            context=stock_context(),
+            spool=self.spool,
+            cancel=cancel or threading.Event(),
+            known_failures=known_failures,
         )
 
     def containers(self) -> list[str]:
