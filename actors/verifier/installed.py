@@ -53,9 +53,14 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def of_checkout(self) -> bool:
         """Whether it claims to be installed from the checkout, or lies there."""
-        url = self.url or ""
-        source = normpath(unquote(url.removeprefix("file://"))).strip("/") if url.startswith("file:///") else ""
-        return any(f"{folder}/".startswith(f"{CHECKOUT}/") for folder in (source, self.location))
+        return any(f"{folder}/".startswith(f"{CHECKOUT}/") for folder in (self.source or "", self.location))
+
+    @property
+    def source(self) -> str | None:
+        """The folder of the image that it claims to be installed from."""
+        if self.url is None or not self.url.startswith("file:///"):
+            return None
+        return normpath(unquote(self.url.removeprefix("file://"))).strip("/")
 
 
 class Plugin(msgspec.Struct, frozen=True, kw_only=True):
