@@ -13,7 +13,7 @@ from events.errors import InputError
 from events.work import PullRequest
 from scripts.ingest_git import ingest_clone
 from scripts.ingest_pypi import Selection, ingest_package
-from scripts.package_index import PackageIndex, default_index_url
+from store.package_index import PackageIndex, default_index_url
 from store.timeline import parse_moment, write_timeline
 
 __all__ = ["command"]

@@ -18,10 +18,10 @@ import msgspec
 
 from events.errors import InfraError, InputError
 from events.work import PullRequest
-from scripts.package_index import PackageIndex, Sdist
 from scripts.release_repository import ReleaseRepository
 from scripts.sdist import TreeEntry, read_sdist
 from scripts.steps import Steps
+from store.package_index import PackageIndex, Sdist
 from store.timeline import format_moment
 
 __all__ = ["Ingested", "Selection", "ingest_package"]

@@ -18,8 +18,8 @@ from typing import IO
 
 from events.errors import InfraError, InputError
 from scripts.git_cli import git, git_succeeds, missing_git
-from scripts.package_index import Sdist
 from scripts.sdist import TreeEntry
+from store.package_index import Sdist
 from store.sources import git_environment
 
 __all__ = ["ReleaseRepository"]

@@ -20,10 +20,10 @@ from actors.settings import Settings, load_settings
 from events.errors import InfraError, SettingError, TimelineError, UnknownCommit
 from events.work import PullRequest
 from scripts.environment import Environment, Resolver
-from scripts.package_index import default_index_url
 from scripts.pinning import Pinner, Unresolvable
 from scripts.python_choice import available_pythons
 from scripts.steps import Steps
+from store.package_index import default_index_url
 from store.sources import Mirror, Sources, clone_url_of
 from store.timeline import check_env_payload, check_python_version, locate, read_timeline, write_timeline
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -32,14 +32,26 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image's configuration would give a container. ``environment`` is in the order of the image."""
+    """What an image's configuration would give a container. ``environment`` is in the order of the image;
+    ``parent_environment`` is what the trusted parent's configuration sets."""
 
     environment: dict[str, str]
     volumes: list[str]
+    parent_environment: dict[str, str] = {}
 
 
 class ImageFiles(ABC):
-    """The files of one image, beside those of the trusted parent that it was built on."""
+    """The files of one image, beside those of the trusted parent that it was built on; a context manager."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Frees what reading the image took; nothing may be asked afterwards."""
+        return
 
     @property
     @abstractmethod
@@ -65,6 +77,11 @@ class ImageFiles(ABC):
     @abstractmethod
     def walk(self, folder: str) -> Iterator[Entry]:
         """Everything below a folder of the image (not the folder itself), in the order of the paths."""
+
+    def children(self, folder: str) -> list[Entry]:
+        """What a folder of the image holds itself, in the order of the names; nothing if it is no folder."""
+        depth = folder.count("/") + 1 if folder else 0
+        return [entry for entry in self.walk(folder) if entry.path.count("/") == depth]
 
     @abstractmethod
     def read(self, path: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from events.errors import EnvironmentNotReady, HeadraceError, InputError
 from events.work import PullRequest
 from scripts.ingest import command
-from scripts.package_index import PackageIndex, default_index_url, index_url_without_secrets
+from store.package_index import PackageIndex, default_index_url, index_url_without_secrets
 from store.sources import git_environment
 from store.timeline import read_timeline
 from tests.scripts.simple_index import SimpleIndex, sdist

@@ -1,7 +1,7 @@
-"""Reading a package index: its address from this machine's configuration, its releases, its source distributions.
+"""Reading a package index: its address from this machine's configuration, its files, its source distributions.
 
-Guarantees: only the JSON form of the simple API is read (PEP 691 with the ``upload-time`` of PEP 700); a source
-distribution is handed out only after its hash was checked, also when it comes from the cache; a download appears in the
+Guarantees: only the JSON form of the simple API is read (PEP 691 with the ``upload-time`` of PEP 700); a file
+is handed out only after its hash was checked, also when it comes from the cache; a download appears in the
 cache as a whole or not at all. Passwords in an index address are never shown. Proxies and certificate authorities come
 from the environment (``HTTPS_PROXY``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR`` and the like).
 """
@@ -31,7 +31,7 @@ from packaging.version import InvalidVersion, Version
 from events.errors import EnvironmentNotReady, InfraError, InputError
 from store.timeline import parse_moment
 
-__all__ = ["PackageIndex", "Sdist", "default_index_url", "index_url_without_secrets"]
+__all__ = ["IndexFile", "PackageIndex", "Sdist", "UnknownProject", "default_index_url", "index_url_without_secrets"]
 
 MEDIA_TYPE = "application/vnd.pypi.simple.v1+json"
 SUFFIXES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz")
@@ -60,16 +60,27 @@ class Sdist(msgspec.Struct, frozen=True, kw_only=True):
     yanked: bool
 
 
-class _File(msgspec.Struct, rename="kebab"):
+class UnknownProject(InputError):
+    """The index has no such project or file."""
+
+
+class IndexFile(msgspec.Struct, rename="kebab"):
+    """One file of a project, as the index lists it."""
+
     filename: str
     url: str
     hashes: dict[str, str] = msgspec.field(default_factory=dict)
     yanked: bool | str = False
     upload_time: str | None = None
 
+    @property
+    def digest(self) -> tuple[str, str]:
+        """The best hash that the index tells, by its algorithm; empty if it tells none."""
+        return next(((name, self.hashes[name].lower()) for name in HASHES if name in self.hashes), ("sha256", ""))
+
 
 class _Project(msgspec.Struct):
-    files: list[_File]
+    files: list[IndexFile]
 
 
 def default_index_url(environ: Mapping[str, str] | None = None) -> str:
@@ -118,7 +129,7 @@ class PackageIndex:
             )
         self._url = url.rstrip("/") + "/"
         self._shown = index_url_without_secrets(self._url)
-        self._cache = cache_dir / "sdists"
+        self._cache = cache_dir
         self._client = httpx.Client(timeout=timeout_s, follow_redirects=True)
 
     def __enter__(self) -> Self:
@@ -139,8 +150,8 @@ class PackageIndex:
         if not REPOSITORY_NAME.fullmatch(name):
             raise InputError(f"{name!r} is no package name; use letters, digits, '.', '_' and '-'")
         project = canonicalize_name(name)
-        first: dict[Version, tuple[datetime, int, _File]] = {}
-        for file in self._files(project):
+        first: dict[Version, tuple[datetime, int, IndexFile]] = {}
+        for file in self.files(project):
             version = _version(file.filename, project)
             if version is None:
                 continue
@@ -165,33 +176,34 @@ class PackageIndex:
                 uploaded_at=uploaded_at,
                 filename=file.filename,
                 url=file.url,
-                digest=_digest(file),
+                digest=file.digest,
                 yanked=file.yanked is not False,
             )
             for number, (version, (uploaded_at, _, file)) in enumerate(ordered, start=1)
         ]
 
-    def fetch(self, sdist: Sdist) -> Path:
-        """The path of a downloaded and checked source distribution.
+    def fetch(self, file: Sdist | IndexFile) -> Path:
+        """The path of a downloaded and checked file.
 
         Raises:
             InfraError: the file does not have the hash that the index tells, or the index tells none.
             EnvironmentNotReady: the index cannot be reached.
         """
-        algorithm, expected = sdist.digest
+        algorithm, expected = file.digest
         if not expected:
-            raise InfraError(f"{sdist.filename}: the index gives no hash to check it by; it was not downloaded")
-        path = self._cache / f"{algorithm}-{expected}" / sdist.filename
+            raise InfraError(f"{file.filename}: the index gives no hash to check it by; it was not downloaded")
+        kind = "wheels" if file.filename.endswith(".whl") else "sdists"
+        path = self._cache / kind / f"{algorithm}-{expected}" / file.filename
         if path.exists():
             with path.open("rb") as kept:
                 if hashlib.file_digest(kept, algorithm).hexdigest() == expected:
                     return path
-            logger.warning("{}: damaged in the cache, downloaded again", sdist.filename)
-        content = self._get(sdist.url, accept="*/*", what=sdist.filename).content
+            logger.warning("{}: damaged in the cache, downloaded again", file.filename)
+        content = self._get(file.url, accept="*/*", what=file.filename).content
         actual = hashlib.new(algorithm, content).hexdigest()
         if actual != expected:
             raise InfraError(
-                f"{sdist.filename}: {algorithm} is {actual}, the index promises {expected}; "
+                f"{file.filename}: {algorithm} is {actual}, the index promises {expected}; "
                 f"it was thrown away, try again"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +212,13 @@ class PackageIndex:
         temporary.replace(path)
         return path
 
-    def _files(self, project: str) -> list[_File]:
+    def files(self, project: str) -> list[IndexFile]:
+        """Everything that the index has of a project, by its canonical name.
+
+        Raises:
+            UnknownProject: no such project.
+            EnvironmentNotReady: the index cannot be reached or does not speak the JSON simple API.
+        """
         url = urljoin(self._url, f"{project}/")
         response = self._get(url, accept=MEDIA_TYPE, what=project)
         if not response.headers.get("content-type", "").startswith(MEDIA_TYPE):
@@ -222,7 +240,7 @@ class PackageIndex:
             try:
                 response = self._client.get(url, headers={"Accept": accept})
                 if response.status_code == httpx.codes.NOT_FOUND:
-                    raise InputError(f"{what} is not on {self._shown}; correct the name or use another --index-url")
+                    raise UnknownProject(f"{what} is not on {self._shown}; correct the name or use another --index-url")
                 problem = f"HTTP {response.status_code}"
                 if response.is_success:
                     return response
@@ -255,7 +273,3 @@ def _version(filename: str, project: str) -> Version | None:
 
 def _rank(filename: str) -> int:
     return next(place for place, suffix in enumerate(SUFFIXES) if filename.endswith(suffix))
-
-
-def _digest(file: _File) -> tuple[str, str]:
-    return next(((name, file.hashes[name].lower()) for name in HASHES if name in file.hashes), ("sha256", ""))
