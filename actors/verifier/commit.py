@@ -104,6 +104,18 @@ class CommitTree:
             self._read[path] = self.mirror.git("cat-file", "blob", self.files[path].blob)
         return self._read[path]
 
+    def preload(self, paths: Iterable[str]) -> None:
+        """Reads many files with one call of git; ``read`` then has them at hand. Paths must be the commit's."""
+        wanted = [path for path in paths if path not in self._read and self.files[path].mode != "160000"]
+        names = "".join(f"{self.files[path].blob}\n" for path in wanted)
+        answer = self.mirror.git("cat-file", "--batch", stdin=names.encode()) if wanted else b""
+        position = 0
+        for path in wanted:
+            begin = answer.index(b"\n", position) + 1
+            position = begin + self.files[path].size
+            self._read[path] = answer[begin:position]
+            position += 1
+
     def text(self, path: str) -> str:
         """The same as text; what is not UTF-8 is replaced. Empty for a file that the commit does not have."""
         known = path in self.files and self._is_blob(path)
