@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,14 +27,16 @@ from actors.verifier.control import OwnFile, hidden_files
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
 from actors.verifier.expected import Expected, expected_tests
-from actors.verifier.installed import installed_distributions, plugins
-from actors.verifier.layers import NotBuiltOnParent, open_image
+from actors.verifier.image_files import ImageFiles
+from actors.verifier.installed import plugins, read_installed
+from actors.verifier.layers import ImageRefused, open_image
 from actors.verifier.origin import check_origin
-from actors.verifier.provenance import IndexTruth, check_provenance
+from actors.verifier.provenance import check_provenance
 from actors.verifier.startup import check_startup
 from actors.verifier.tools import check_channel, check_tools
 from actors.verifier.tree import check_tree
 from actors.verifier.trial import Trial
+from actors.verifier.truth import IndexTruth
 from events.work import Level, PullRequest
 
 __all__ = ["Inspection", "Inspector"]
@@ -103,12 +105,23 @@ class Inspector:
     def __init__(self, *, engine: Engine, build: BuildSettings, cache_dir: Path) -> None:
         self._engine, self._cache_dir = engine, cache_dir
         self._folder = cache_dir / "inspections"
-        self._truth = IndexTruth(index_url=build.index_url, cache_dir=cache_dir)
+        self._truth = IndexTruth(
+            index_url=build.index_url, extra_index_urls=build.extra_index_urls, cache_dir=cache_dir
+        )
 
     def inspect(
-        self, trial: Trial, image: BuiltImage, *, tree: CommitTree, request: PullRequest, level: Level
+        self,
+        trial: Trial,
+        image: BuiltImage,
+        *,
+        tree: CommitTree,
+        request: PullRequest,
+        level: Level,
+        labels: Mapping[str, str],
     ) -> Inspection:
         """Notes in ``trial`` what each defence found, and refuses at the first that found something.
+
+        ``labels`` are put on a container that reading the image may need.
 
         Raises:
             Refused: by the first defence that found something.
@@ -117,7 +130,7 @@ class Inspector:
         key = _key(image, request)
         facts = self._kept(key)
         if facts is None:
-            facts = self._look(image, tree=tree, request=request)
+            facts = self._look(image, tree=tree, request=request, labels=labels)
             self._keep(key, facts)
         root = request.primary_root or "."
         inspection = Inspection(facts, tree, primary_root=root, every_plugin=not trial.applies(Defence.PLUGINS))
@@ -132,35 +145,33 @@ class Inspector:
             trial.note(Defence.PLUGINS, f"not loaded, for nothing names them: {', '.join(blocked)}")
         return inspection
 
-    def _look(self, image: BuiltImage, *, tree: CommitTree, request: PullRequest) -> Facts:
+    def _look(self, image: BuiltImage, *, tree: CommitTree, request: PullRequest, labels: Mapping[str, str]) -> Facts:
         try:
-            files = open_image(self._engine, image.image_id, parent_id=image.parent_id, cache_dir=self._cache_dir)
-        except NotBuiltOnParent as exc:
-            return Facts(
-                findings=[Finding(defence=Defence.TOOLS, message=str(exc))],
-                distributions=[],
-                own=[],
-                plugins=[],
-                allowed=[],
-            )
-        installed = installed_distributions(files)
-        checks: list[Callable[[], Iterable[Finding]]] = [
-            lambda: check_channel(files),
-            lambda: check_environment(files),
-            lambda: check_tools(files),
-            lambda: check_startup(files, installed, self._truth),
-            lambda: check_provenance(files, installed, self._truth),
-            lambda: check_tree(files, tree),
+            with open_image(
+                self._engine, image.image_id, parent_id=image.parent_id, cache_dir=self._cache_dir, labels=labels
+            ) as files:
+                return self._found(files, tree=tree, request=request)
+        except ImageRefused as refused:
+            return Facts(findings=[refused.finding], distributions=[], own=[], plugins=[], allowed=[])
+
+    def _found(self, files: ImageFiles, *, tree: CommitTree, request: PullRequest) -> Facts:
+        installed = read_installed(files)
+        findings = [
+            *check_channel(files),
+            *check_environment(files),
+            *check_tools(files),
+            *check_startup(files, installed, self._truth),
+            *check_provenance(files, installed, self._truth),
+            *check_tree(files, tree),
         ]
-        findings = [one for check in checks for one in check()]
         origin = check_origin(files, tree, primary_root=request.primary_root or ".")
-        named = AllowedPlugins(tree, env_payload=request.env_payload or "")
         own = {one.name for one in origin.distributions}
+        named = AllowedPlugins(tree, env_payload=request.env_payload or "")
         bringing = sorted({one.distribution for one in plugins(installed)})
         return Facts(
             findings=[*findings, *origin.findings],
-            distributions=[f"{one.name} {one.version} from {one.source}" for one in origin.distributions],
-            own=[one for module in origin.modules for one in module.files],
+            distributions=[f"{one.name} {one.version}" for one in origin.distributions],
+            own=[OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files],
             plugins=bringing,
             allowed=[name for name in bringing if name in own or named.allows(name)],
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.verifier import control, judging
-from actors.verifier.collection import compare
+from actors.verifier.collection import Collected, CollectorReport, compare
 from actors.verifier.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.inspection import Inspection
@@ -49,7 +49,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     rules: VerificationRules
     inspection: Inspection
     primary_root: str
-    seed: str
+    seed: int
     known_failures: frozenset[str]
 
 
@@ -93,7 +93,7 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     _keep(session, outcomes)
     trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
     if trial.applies(Defence.COLLECTION):
-        found = compare(subject.inspection.expected, run.report)
+        found = compare(subject.inspection.expected, _collected(run))
         trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
     _complete(session, run)
     outcomes = _run_again(session, subject, outcomes)
@@ -105,6 +105,13 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     if trial.applies(Defence.CONTROL):
         _control(session, subject, outcomes)
     return outcomes
+
+
+def _collected(run: PytestRun) -> Collected:
+    """What a run reported of its collection."""
+    report = run.report
+    modules = [CollectorReport(one.nodeid, one.outcome) for one in report.modules]
+    return Collected(collected=report.collected, selected=report.selected, modules=modules)
 
 
 def _keep(session: Session, outcomes: list[TestOutcome]) -> None:
@@ -163,7 +170,7 @@ def _run_again(session: Session, subject: Subject, outcomes: list[TestOutcome]) 
 def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) -> None:
     """With the package's own code taken away, the tests that passed must not pass."""
     trial = session.trial
-    chosen = control.choose(outcomes, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
     wall_s = max(CONTROL_LEAST_S, CONTROL_TIMES * (trial.test_s or 0.0))
     run = session.pytest(
         "control",
@@ -173,7 +180,8 @@ def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) ->
         files=subject.inspection.taken_away,
         may_break=True,
     )
-    finding = control.judge(run.report.outcomes, chosen, min_pass_ratio=subject.rules.min_pass_ratio)
-    still = sum(one.outcome == "passed" for one in run.report.outcomes)
+    seen = {one.test: one.outcome for one in run.report.outcomes}
+    finding = control.judge(seen, chosen, min_pass_ratio=subject.rules.min_pass_ratio)
+    still = sum(seen.get(test) == "passed" for test in chosen)
     detail = f"{still} of {len(chosen)} passed without the package's code"
     trial.record(Defence.CONTROL, [finding] if finding else [], detail=detail)

@@ -36,10 +36,14 @@ WITH_VALUE = frozenset(
 )
 """Options whose next word is their value."""
 
-SELECTING = frozenset({"--lf", "--last-failed", "--sw", "--stepwise", "--testmon", "--picked", "--splits", "--shard-id"})
+SELECTING = frozenset(
+    {"--lf", "--last-failed", "--sw", "--stepwise", "--testmon", "--picked", "--splits", "--shard-id"}
+)
 """Options, besides ``-k``, ``-m`` and ``--deselect``, that leave out tests which were collected."""
 
-MOVING = frozenset({"-c", "--config-file", "--rootdir", "--confcutdir", "--testmon", "--picked", "--collect-only", "--co"})
+MOVING = frozenset(
+    {"-c", "--config-file", "--rootdir", "--confcutdir", "--testmon", "--picked", "--collect-only", "--co"}
+)
 """Options after which nothing that is said here about the reach of a run is certain."""
 
 

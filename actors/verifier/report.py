@@ -77,10 +77,9 @@ class ModuleReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of pytest. ``root``: the folder in the image that node ids are relative to. ``canaries``: how those that
-    were reported ended, by name. ``finished``: the exit code that it was about to end with, if it came to its end."""
+    """One run of pytest. ``canaries``: how those that were reported ended, by name. ``finished``: the exit code that it
+    was about to end with, if it came to its end."""
 
-    root: str
     collected: list[str]
     selected: list[str]
     modules: list[ModuleReport]
@@ -90,7 +89,6 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
-    root: str | None = None
     collected: list[str] | None = None
     selected: list[str] | None = None
     module: str | None = None
@@ -177,7 +175,6 @@ class _Reader:
 
     def __init__(self, canaries: frozenset[str]) -> None:
         self._canaries = canaries
-        self.root = ""
         self.collected: list[str] = []
         self.selected: list[str] = []
         self.modules: list[ModuleReport] = []
@@ -186,9 +183,7 @@ class _Reader:
         self.finished: int | None = None
 
     def take(self, line: _Line) -> None:
-        if line.root is not None:
-            self.root = line.root
-        elif line.collected is not None:
+        if line.collected is not None:
             self.collected += line.collected
         elif line.selected is not None:
             self.selected += line.selected
@@ -234,7 +229,6 @@ class _Reader:
 
     def report(self) -> RunReport:
         return RunReport(
-            root=self.root,
             collected=self.collected,
             selected=self.selected,
             modules=self.modules,

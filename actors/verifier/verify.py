@@ -12,6 +12,7 @@ level f2p is ``flake``; what engine, disk or index did wrong is ``infra``.
 from __future__ import annotations
 
 import threading
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -128,7 +129,8 @@ class Verifier:
         self._audit(trial, context)
         tree = CommitTree(image.mirror, image.commit)
         trial.stage = "inspect"
-        inspection = self._inspector.inspect(trial, image, tree=tree, request=request, level=rules.level)
+        labels = attempt_labels(order, tier=TIER_TEST, context_digest=context.digest)
+        inspection = self._inspector.inspect(trial, image, tree=tree, request=request, level=rules.level, labels=labels)
         if rules.level is Level.BUILD:
             trial.stage = "build"
             return
@@ -139,7 +141,7 @@ class Verifier:
             means=self._means,
             image=image,
             folder=f"{CHECKOUT}/{request.primary_root or '.'}",
-            labels=attempt_labels(order, tier=TIER_TEST, context_digest=context.digest),
+            labels=labels,
             spool=spool,
             cancel=cancel,
         )
@@ -147,7 +149,7 @@ class Verifier:
             rules=rules,
             inspection=inspection,
             primary_root=request.primary_root or ".",
-            seed=order.attempt_id,
+            seed=zlib.crc32(order.attempt_id.encode()),
             known_failures=_failures(known) if rules.allow_known_failures else frozenset(),
         )
         smoke(session, subject)

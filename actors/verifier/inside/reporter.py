@@ -2,7 +2,6 @@
 
 Lines, by their key:
 
-* ``root``: the folder that node ids are relative to
 * ``collected``: node ids in the order of collection, before anything deselects some of them
 * ``selected``: node ids that are going to run
 * ``module`` with ``outcome`` (``passed``, ``skipped``, ``failed``) and ``message``: how collecting a file ended
@@ -57,10 +56,6 @@ def message_of(report: Any) -> str:
         told = report.longrepr
         text = told[2] if isinstance(told, tuple) and len(told) == 3 else str(told)
     return str(text)[:MAX_MESSAGE_CHARS]
-
-
-def pytest_sessionstart(session: Any) -> None:
-    tell(root=str(session.config.rootdir))
 
 
 @pytest.hookimpl(tryfirst=True)
