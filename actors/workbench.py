@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -98,7 +99,9 @@ class DockerWorkbench:
         self._blobs = blobs
         self._spools = settings.cache_dir / "spool"
         self._engine = Engine()
-        self._builder = ImageBuilder(engine=self._engine, settings=settings.build, cache_dir=settings.cache_dir)
+        self._builder = ImageBuilder(
+            engine=self._engine, settings=settings.build, cache_dir=settings.cache_dir, disk=settings.disk
+        )
         self._verifier = Verifier(engine=self._engine, settings=settings.verify)
 
     def perform(self, order: WorkOrder, *, cancel: threading.Event) -> Outcome:
@@ -198,10 +201,24 @@ class DockerWorkbench:
         self, order: WorkOrder, *, template: DockerContext, digest: str, spool: Path, cancel: threading.Event
     ) -> Outcome:
         """Builds and verifies; the outcome lacks its blobs."""
+        with ExitStack() as keep:
+            return self._kept_attempt(order, template=template, digest=digest, spool=spool, cancel=cancel, keep=keep)
+
+    def _kept_attempt(
+        self,
+        order: WorkOrder,
+        *,
+        template: DockerContext,
+        digest: str,
+        spool: Path,
+        cancel: threading.Event,
+        keep: ExitStack,
+    ) -> Outcome:
+        """The same; its images are not evicted before ``keep`` is closed."""
         log_path = spool / SPOOLED["build_log"]
         try:
             with log_path.open("wb", buffering=0) as log:
-                image = self._builder.build(order, template, log=log, cancel=cancel)
+                image = self._builder.build(order, template, log=log, cancel=cancel, keep=keep)
         except BuildFailed as failed:
             tail = failed.log_tail or tail_of(log_path)
             return _failed(
