@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -91,7 +92,9 @@ class DockerWorkbench:
         self._blobs = blobs
         self._spools = settings.cache_dir / "spool"
         self._engine = Engine()
-        self._builder = ImageBuilder(engine=self._engine, settings=settings.build, cache_dir=settings.cache_dir)
+        self._builder = ImageBuilder(
+            engine=self._engine, settings=settings.build, cache_dir=settings.cache_dir, disk=settings.disk
+        )
         self._verifier = Verifier(
             engine=self._engine, settings=settings.verify, build=settings.build, cache_dir=settings.cache_dir
         )
@@ -196,10 +199,24 @@ class DockerWorkbench:
         audited = self._verifier.audit(template)
         if not audited.verified:
             return _refused_unbuilt(order, audited, context=digest)
+        with ExitStack() as keep:
+            return self._kept_attempt(order, template=template, digest=digest, spool=spool, cancel=cancel, keep=keep)
+
+    def _kept_attempt(
+        self,
+        order: WorkOrder,
+        *,
+        template: DockerContext,
+        digest: str,
+        spool: Path,
+        cancel: threading.Event,
+        keep: ExitStack,
+    ) -> Outcome:
+        """The same after the audit; its images are not evicted before ``keep`` is closed."""
         log_path = spool / BUILD_LOG
         try:
             with log_path.open("wb", buffering=0) as log:
-                image = self._builder.build(order, template, log=log, cancel=cancel)
+                image = self._builder.build(order, template, log=log, cancel=cancel, keep=keep)
         except BuildFailed as failed:
             tail = failed.log_tail or tail_of(log_path)
             return _failed(

@@ -23,12 +23,13 @@ class LockWaitCancelled(Exception):
 
 
 @contextmanager
-def file_lock(path: Path, *, cancel: threading.Event | None = None) -> Iterator[None]:
+def file_lock(path: Path, *, cancel: threading.Event | None = None, shared: bool = False) -> Iterator[None]:
     """Holds the lock of that path; waits while somebody else does.
 
     Args:
         path: the lock file; made with its folder if need be.
         cancel: ends the wait, within a tenth of a second, when set.
+        shared: any number of holders that share it hold it at once, and nobody else meanwhile.
 
     Raises:
         LockWaitCancelled: ``cancel`` was set before the lock was free.
@@ -37,9 +38,9 @@ def file_lock(path: Path, *, cancel: threading.Event | None = None) -> Iterator[
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if cancel is None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         else:
-            while not _try_lock(handle):
+            while not _try_lock(handle, shared=shared):
                 if cancel.wait(POLL_S):
                     raise LockWaitCancelled(str(path))
         yield
@@ -47,9 +48,9 @@ def file_lock(path: Path, *, cancel: threading.Event | None = None) -> Iterator[
         os.close(handle)
 
 
-def _try_lock(handle: int) -> bool:
+def _try_lock(handle: int, *, shared: bool) -> bool:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

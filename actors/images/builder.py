@@ -3,7 +3,8 @@
 Every tier has a key, the SHA-256 of all that determines its content, in its tag and label. An image whose key is on
 the engine is used and not built again; a lock per key makes threads, processes and sweeps of one node wait for each
 other instead of building the same thing twice. A tag is set only at the end of a successful build, so a crash leaves
-either a whole image or none.
+either a whole image or none. Space is reserved before a build; one that meets a full disk all the same is made again
+once, after images that were not used for long made room (``disk.py``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from actors.images.diagnose import is_disk_full
+from actors.images.disk import DiskBudget
 from actors.images.engine import (
     LABEL_KEY,
     LABEL_LOG,
@@ -30,6 +34,7 @@ from actors.images.engine import (
     TIER_REPOSITORY,
     Engine,
     attempt_labels,
+    node_of,
 )
 from actors.images.history import write_history
 from actors.images.outcomes import BuildCancelled, BuildFailed, BuiltImage
@@ -45,9 +50,9 @@ from actors.images.recipes import (
     repository_dockerfile,
     tag_of,
 )
-from actors.images.root_images import root_image
+from actors.images.root_images import RootImage, root_image
 from actors.images.running import BuildRequest, run_build
-from actors.settings import BuildSettings
+from actors.settings import BuildSettings, DiskSettings
 from events.errors import InfraError, ResolutionRequired, SettingError, UnknownCommit
 from events.work import FailureClass, WorkOrder
 from store.docker_context import DockerContext
@@ -55,6 +60,8 @@ from store.locks import LockWaitCancelled, file_lock
 from store.sources import Mirror, SourceCancelled, Sources, clone_url_of
 
 __all__ = ["ImageBuilder"]
+
+Made = TypeVar("Made")
 
 
 class _Tier(msgspec.Struct, frozen=True):
@@ -69,6 +76,14 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
     anchor: str
 
 
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes with one call of ``build``; ``held`` keeps its images from being evicted."""
+
+    log: BinaryIO
+    cancel: threading.Event
+    held: ExitStack
+
+
 class ImageBuilder:
     """Builds images on one engine, with the mirrors, root file systems and locks of one node.
 
@@ -77,14 +92,25 @@ class ImageBuilder:
     (of a pull request) or ``reap_orphans`` (of a shared tier) ends. Threads may share a builder.
     """
 
-    def __init__(self, *, engine: Engine, settings: BuildSettings, cache_dir: Path) -> None:
+    def __init__(
+        self, *, engine: Engine, settings: BuildSettings, cache_dir: Path, disk: DiskSettings | None = None
+    ) -> None:
         """``cache_dir``: the node's caches; builders with the same one build shared tiers once between them."""
         self.engine, self.settings, self.cache_dir = engine, settings, cache_dir
         self.sources = Sources(cache_dir)
         self._locks = cache_dir / "locks"
-        self.node = hashlib.sha256(str(cache_dir.resolve()).encode()).hexdigest()[:16]
+        self.node = node_of(cache_dir)
+        self.disk = DiskBudget(engine, settings=disk or DiskSettings(), cache_dir=cache_dir, node=self.node)
 
-    def build(self, order: WorkOrder, context: DockerContext, *, log: BinaryIO, cancel: threading.Event) -> BuiltImage:
+    def build(
+        self,
+        order: WorkOrder,
+        context: DockerContext,
+        *,
+        log: BinaryIO,
+        cancel: threading.Event,
+        keep: ExitStack | None = None,
+    ) -> BuiltImage:
         """Builds the image of one work order, or finds it finished.
 
         Args:
@@ -92,6 +118,7 @@ class ImageBuilder:
             context: Dockerfile and scripts; the caller resolved ``order.context``.
             log: receives all output as it comes, of the shared tiers too if they are built on this occasion.
             cancel: ends waiting, fetching and building within a second or so when set.
+            keep: the images are not evicted before it is closed; without it, not before the call returns.
 
         Raises:
             BuildFailed: no image, for a reason in source, context or limits.
@@ -104,11 +131,13 @@ class ImageBuilder:
         python_version = _required(order, "python_version", order.pull_request.python_version)
         payload = _required(order, "env_payload", order.pull_request.env_payload)
         source = self._source(order, cancel=cancel)
-        base = self._base(context, python_version=python_version, log=log, cancel=cancel)
-        repository = self._repository(order, source, base=base, log=log, cancel=cancel)
-        return self._pull_request(
-            order, context, source=source, repository=repository, payload=payload.encode(), log=log, cancel=cancel
-        )
+        with ExitStack() as until_return:
+            job = _Job(log=log, cancel=cancel, held=keep or until_return)
+            base = self._base(context, python_version=python_version, job=job)
+            repository = self._repository(order, source, base=base, job=job)
+            return self._pull_request(
+                order, context, source=source, repository=repository, payload=payload.encode(), job=job
+            )
 
     def reap_orphans(self) -> list[str]:
         """Ends containers of shared tiers' builds whose builder, on this node, is dead: nobody holds their lock.
@@ -147,15 +176,8 @@ class ImageBuilder:
             raise BuildFailed(stage="source", message=exc.message, failure_class=FailureClass.RECIPE) from exc
         return _Source(mirror=mirror, commit=mirror.resolve(request.commit), anchor=mirror.resolve(order.anchor))
 
-    def _base(self, context: DockerContext, *, python_version: str, log: BinaryIO, cancel: threading.Event) -> _Tier:
-        root = root_image(
-            self.engine,
-            settings=self.settings,
-            python_version=python_version,
-            cache_dir=self.cache_dir,
-            log=log,
-            cancel=cancel,
-        )
+    def _base(self, context: DockerContext, *, python_version: str, job: _Job) -> _Tier:
+        root = self._root(python_version=python_version, job=job)
         authorities = _read_bundle(self.settings.ca_bundle)
         declared, proxies = build_arguments(self.settings)
         key = key_of(
@@ -187,11 +209,34 @@ class ImageBuilder:
             tag=tag_of("base", python_version, key=key),
             arguments=declared | proxies,
         )
-        return self._once(request, key=key, fill=fill, log=log, cancel=cancel)[0]
+        return self._once(request, key=key, fill=fill, job=job)[0]
 
-    def _repository(
-        self, order: WorkOrder, source: _Source, *, base: _Tier, log: BinaryIO, cancel: threading.Event
-    ) -> _Tier:
+    def _root(self, *, python_version: str, job: _Job) -> RootImage:
+        """The root image, made again if it was evicted before it could be held."""
+        try:
+            self.disk.relieve(cancel=job.cancel)
+            root = self._found_root(python_version=python_version, job=job)
+            job.held.enter_context(self.disk.held(root.identity, cancel=job.cancel))
+            if self.engine.image(root.image_id) is None:
+                root = self._found_root(python_version=python_version, job=job)
+        except LockWaitCancelled as exc:
+            raise BuildCancelled(stage="base") from exc
+        return root
+
+    def _found_root(self, *, python_version: str, job: _Job) -> RootImage:
+        return self._mended(
+            lambda: root_image(
+                self.engine,
+                settings=self.settings,
+                python_version=python_version,
+                cache_dir=self.cache_dir,
+                log=job.log,
+                cancel=job.cancel,
+            ),
+            job=job,
+        )
+
+    def _repository(self, order: WorkOrder, source: _Source, *, base: _Tier, job: _Job) -> _Tier:
         name = order.pull_request.repository
         key = key_of(tier=TIER_REPOSITORY, base=base.key, url=source.mirror.clone_url, anchor=source.anchor)
 
@@ -205,7 +250,7 @@ class ImageBuilder:
             tag=tag_of("repo", name, key=key),
             arguments={},
         )
-        return self._once(request, key=key, fill=fill, log=log, cancel=cancel)[0]
+        return self._once(request, key=key, fill=fill, job=job)[0]
 
     def _pull_request(
         self,
@@ -215,8 +260,7 @@ class ImageBuilder:
         source: _Source,
         repository: _Tier,
         payload: bytes,
-        log: BinaryIO,
-        cancel: threading.Event,
+        job: _Job,
     ) -> BuiltImage:
         declared, proxies = build_arguments(self.settings)
         facts = pull_request_facts(order, commit=source.commit)
@@ -238,7 +282,11 @@ class ImageBuilder:
             context=context,
             settings=self.settings,
             replace_history=not follows,
-            labels={**attempt_labels(order, tier=TIER_PR, context_digest=digest), LABEL_KEY: key},
+            labels={
+                **attempt_labels(order, tier=TIER_PR, context_digest=digest),
+                LABEL_KEY: key,
+                LABEL_NODE: self.node,
+            },
         )
 
         def fill(tar: tarfile.TarFile) -> None:
@@ -254,7 +302,7 @@ class ImageBuilder:
             tag=tag_of("pr", f"{order.pull_request.repository}-{order.pull_request.issue_number}", key=key),
             arguments=declared | proxies,
         )
-        tier, build_s = self._once(request, key=key, fill=fill, log=log, cancel=cancel)
+        tier, build_s = self._once(request, key=key, fill=fill, job=job)
         return BuiltImage(
             image_id=tier.image_id,
             tag=request.tag,
@@ -267,33 +315,46 @@ class ImageBuilder:
         )
 
     def _once(
-        self,
-        request: BuildRequest,
-        *,
-        key: str,
-        fill: Callable[[tarfile.TarFile], None],
-        log: BinaryIO,
-        cancel: threading.Event,
+        self, request: BuildRequest, *, key: str, fill: Callable[[tarfile.TarFile], None], job: _Job
     ) -> tuple[_Tier, float | None]:
         """The image of a key, built unless it is there; with the seconds that the build took, ``None`` without one."""
-        found = self._finished(request.tag, key=key)
-        if found is not None:
-            return found, None
         try:
-            with file_lock(self._locks / f"{key}.lock", cancel=cancel):
+            job.held.enter_context(self.disk.held(key, cancel=job.cancel))
+            found = self._finished(request.tag, key=key)
+            if found is not None:
+                return found, None
+            with file_lock(self._locks / f"{key}.lock", cancel=job.cancel):
                 found = self._finished(request.tag, key=key)
                 if found is not None:
                     return found, None
-                log.write(f"### {request.stage}: {request.tag}\n".encode())
-                started_s = time.monotonic()
-                run_build(self.engine, request, settings=self.settings, fill=fill, log=log, cancel=cancel)
-                build_s = time.monotonic() - started_s
+                job.log.write(f"### {request.stage}: {request.tag}\n".encode())
+                with self.disk.reserved(request.tag, cancel=job.cancel):
+                    started_s = time.monotonic()
+                    self._mended(lambda: self._run(request, fill=fill, job=job), job=job)
+                    build_s = time.monotonic() - started_s
                 found = self._finished(request.tag, key=key)
         except LockWaitCancelled as exc:
             raise BuildCancelled(stage=request.stage) from exc
         if found is None:
             raise InfraError(f"{request.tag} is gone just after its build; does something prune images on this engine?")
         return found, build_s
+
+    def _run(self, request: BuildRequest, *, fill: Callable[[tarfile.TarFile], None], job: _Job) -> str:
+        return run_build(self.engine, request, settings=self.settings, fill=fill, log=job.log, cancel=job.cancel)
+
+    def _mended(self, make: Callable[[], Made], *, job: _Job) -> Made:
+        """What ``make`` makes; made again, once, if the disk was full and images could be evicted."""
+        try:
+            return make()
+        except InfraError as exc:
+            if not is_disk_full(exc.message):
+                raise
+            room = self.disk.make_room(cancel=job.cancel)
+            if not room.evicted:
+                raise
+            freed = f"{len(room.evicted)} images and steps of builds evicted, {room.freed_bytes >> 20} MiB"
+            job.log.write(f"### the disk was full ({exc.message}); {freed}; once more\n".encode())
+        return make()
 
     def _finished(self, tag: str, *, key: str) -> _Tier | None:
         image = self.engine.image(tag)

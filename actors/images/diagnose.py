@@ -14,7 +14,11 @@ import msgspec
 
 from events.work import FailureClass
 
-__all__ = ["Diagnosis", "diagnose", "tail_of"]
+__all__ = ["FULL_BYTES", "Diagnosis", "diagnose", "is_disk_full", "tail_of"]
+
+FULL_BYTES = 512 * 1024 * 1024
+"""A disk that was never seen with less free was not full, whatever a build printed. It is looked at ten times a second,
+and a step that failed gives back at once what it wrote."""
 
 MAX_MESSAGE_CHARS = 600
 MAX_LINES = 2
@@ -74,13 +78,28 @@ class Diagnosis(msgspec.Struct, frozen=True):
     failure_class: FailureClass
 
 
-def diagnose(output: str, *, engine_error: str) -> Diagnosis:
+def is_disk_full(message: str) -> bool:
+    """Whether an error speaks of a disk without space."""
+    return DISK.search(message) is not None
+
+
+def diagnose(output: str, *, engine_error: str, lowest_free_bytes: int | None = None) -> Diagnosis:
     """Reads the end of a build's output.
 
     Args:
         output: what the build printed, or the last megabyte of it.
         engine_error: what the engine said in the end, as a last resort and for evidence.
+        lowest_free_bytes: the least that the engine's disk had free during the build, if that is known. A build that
+            was told "no space" with plenty of it filled something of its own (``/dev/shm``), or only says so.
     """
+    found = _diagnose(output, engine_error=engine_error)
+    had_space = lowest_free_bytes is not None and lowest_free_bytes >= FULL_BYTES
+    if found.failure_class is FailureClass.INFRA and is_disk_full(found.message) and had_space:
+        return Diagnosis(found.message, FailureClass.RECIPE)
+    return found
+
+
+def _diagnose(output: str, *, engine_error: str) -> Diagnosis:
     instruction, lines = _failed_step(output)
     compiler = [line for line in lines if COMPILER.search(line) and not PROBE.search(line)]
     if compiler:

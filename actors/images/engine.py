@@ -6,10 +6,12 @@ happened, so every use here can be repeated. An engine that restarts is found ag
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -39,6 +41,7 @@ __all__ = [
     "Engine",
     "attempt_labels",
     "filters_system_calls",
+    "node_of",
     "reap",
 ]
 
@@ -140,6 +143,18 @@ class Engine:
         with self.translated("ask the Docker engine about itself"):
             return filters_system_calls(self.api.info())
 
+    @cached_property
+    def data_folder(self) -> Path | None:
+        """Where the engine keeps images and containers, when that is on this machine; asked once.
+
+        Raises:
+            InfraError: the engine is away.
+        """
+        with self.translated("ask the Docker engine about itself"):
+            folder = Path(str(self.api.info()["DockerRootDir"]))
+            local = self.api.base_url.startswith("http+docker:")
+        return folder if local and folder.is_dir() else None
+
     def image(self, name: str) -> dict[str, Any] | None:
         """What the engine knows about an image (``docker inspect``), or ``None`` if it has none of that name or id."""
         with self.translated(f"inspect image {name}"):
@@ -178,6 +193,11 @@ def filters_system_calls(info: Mapping[str, Any]) -> bool:
     """Whether an engine's description of itself (``docker info``) names a seccomp profile, and not ``unconfined``."""
     options = [str(option) for option in info.get("SecurityOptions") or []]
     return any(option.startswith("name=seccomp") and "unconfined" not in option for option in options)
+
+
+def node_of(cache_dir: Path) -> str:
+    """The value of ``LABEL_NODE`` on what is built with the caches and locks of that folder."""
+    return hashlib.sha256(str(cache_dir.resolve()).encode()).hexdigest()[:16]
 
 
 def attempt_labels(order: WorkOrder, *, tier: str, context_digest: str) -> dict[str, str]:

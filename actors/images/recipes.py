@@ -154,6 +154,7 @@ def pr_dockerfile(
         BuildFailed: the context's Dockerfile starts from anything but the source stage.
     """
     early = {LABEL_TIER: TIER_BUILDING, LABEL_LOG: order.log_id, LABEL_PR: order.pull_request.name}
+    early |= {name: value for name, value in labels.items() if name == LABEL_NODE}
     lines = [f"FROM {repository} AS {SOURCE_STAGE}", _labels(early)]
     if replace_history:
         lines.append("RUN find . -mindepth 1 -delete")

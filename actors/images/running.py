@@ -6,6 +6,7 @@ all the same, so it is looked for by the id that the output announced, and remov
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 import tempfile
@@ -94,10 +95,12 @@ class _Build:
         self.image_id = ""
         self.started: list[str] = []
         self.response: Any = None
+        self.lowest_free_bytes: int | None = None
 
     def run(self, spool: BinaryIO) -> str:
         api = self.engine.new_api()
         api.hooks["response"].append(self._remember)
+        self.data_folder = self.engine.data_folder
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ended,), name="headrace-build-watch", daemon=True)
         watcher.start()
@@ -162,6 +165,7 @@ class _Build:
     def _watch(self, ended: threading.Event) -> None:
         deadline_s = time.monotonic() + self.settings.timeout_s
         while not ended.wait(POLL_S):
+            self._look_at_disk()
             if self.why is None:
                 if self.cancel.is_set():
                     self.why = "cancelled"
@@ -171,6 +175,16 @@ class _Build:
                 with suppress(OSError, AttributeError):
                     CancellableStream(iter(()), self.response).close()
                 return
+
+    def _look_at_disk(self) -> None:
+        """Remembers when the engine's disk was fullest: a step that failed for want of space gives its own back."""
+        if self.data_folder is not None:
+            with suppress(OSError):
+                system = os.statvfs(self.data_folder)
+                no_inodes = system.f_files > 0 and system.f_favail == 0
+                free = 0 if no_inodes else system.f_bavail * system.f_frsize
+                lowest = self.lowest_free_bytes
+                self.lowest_free_bytes = free if lowest is None else min(free, lowest)
 
     def _remove_containers(self) -> None:
         for container in self.started[-1:]:
@@ -190,7 +204,7 @@ class _Build:
         """The verdict on a build that the engine ended without an image. A dying engine breaks steps: ask it first."""
         if not self.engine.answers():
             return InfraError(f"the Docker engine went away during the build of {self.request.tag}")
-        found = diagnose(self.output, engine_error=self.error)
+        found = diagnose(self.output, engine_error=self.error, lowest_free_bytes=self.lowest_free_bytes)
         if found.failure_class is FailureClass.INFRA or not self.error:
             return InfraError(f"{self.request.stage}: {found.message}")
         return BuildFailed(
