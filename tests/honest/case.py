@@ -30,6 +30,7 @@ __all__ = ["Case", "Layout", "Release", "Result", "judge", "pyproject"]
 SETTINGS = VerifySettings(memory_mb=1024, smoke_timeout_s=120, test_timeout_s=300)
 SUMMARY = re.compile(r"^(?:=+ )?(?P<counts>\d+ [a-z]+(?:, \d+ [a-z]+)*) in \d+\.\d+s", re.MULTILINE)
 COUNT = re.compile(r"(\d+) ([a-z]+)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Case(ABC):
@@ -61,6 +62,11 @@ class Case(ABC):
         """What is wrong with the outcomes by hand; empty: nothing."""
 
     @property
+    def varies(self) -> bool:
+        """Whether outcomes may differ from run to run."""
+        return False
+
+    @property
     def context(self) -> DockerContext:
         """The stock context, but for ``scripts``."""
         return msgspec.structs.replace(stock_context(), **self.scripts)
@@ -72,7 +78,7 @@ class Layout(Case):
     Args:
         name: of the case.
         files: by path; bytes are written as they are.
-        outcomes: of its tests, or how many tests there are if their outcomes vary.
+        outcomes: of its tests, each counted once; ``None``: they vary from run to run.
         links: targets of symbolic links by path.
         executable: files with the executable bit.
         tag: of the commit, annotated.
@@ -121,6 +127,10 @@ class Layout(Case):
         self.arrange(project)
         return project.commit({}, message=self.name, tag=self.tag)
 
+    @property
+    def varies(self) -> bool:
+        return self.outcomes is None
+
     def broken_by(self, hand: TestCounts) -> str:
         if self.outcomes is None or hand == self.outcomes:
             return ""
@@ -137,9 +147,9 @@ class Release(Case):
         *,
         requirements: tuple[str, ...],
         python: str = "3.11",
-        by_hand: str = "python -m pytest",
+        scripts: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(f"{project}-{version}", requirements=requirements, python=python, by_hand=by_hand)
+        super().__init__(f"{project}-{version}", requirements=requirements, python=python, scripts=scripts)
         self.project, self.version = project, version
 
     def commit(self, project: GitProject, index: PackageIndex) -> str:
@@ -197,7 +207,7 @@ def judge(case: Case, *, bench: TestBench, index: PackageIndex) -> Result:
 
 def counts_in(output: str) -> TestCounts:
     """The outcomes in pytest's last line, counted as a junit report does: an ``xfail`` among the skipped."""
-    found = list(SUMMARY.finditer(output))
+    found = list(SUMMARY.finditer(COLOUR.sub("", output)))
     tally: dict[str, int] = {}
     for number, kind in COUNT.findall(found[-1]["counts"]) if found else []:
         tally[kind] = int(number)

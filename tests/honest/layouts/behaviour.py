@@ -265,28 +265,20 @@ import pytest
 def test_now_and_then(number):
     assert os.urandom(1)[0] >= 51
 """
-AGAIN = (
-    "for run in 1 2 3 4 5 6 7 8; do python -m pytest --last-failed --last-failed-no-failures=none; code=$?; "
-    "[ $code = 1 ] || break; done; [ $code = 0 ]"
-)
+AGAIN = "for run in 1 2 3 4 5 6 7 8; do python -m pytest --last-failed && exit; done; exit 1"
 
 BEHAVIOUR = [
     Layout(
-        "writing_into_the_checkout",
+        "writing_into_the_checkout_and_starting_processes",
         {
             "tests/conftest.py": WRITING_CONFTEST,
             "tests/__snapshots__/test_known_snapshot.txt": "2 is 4",
             "tests/table.txt": "a table\n",
+            "tests/test_children.py": CHILDREN,
             "tests/test_writing.py": WRITING,
             **SRC,
         },
-        TestCounts(passed=5),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "children",
-        {"tests/test_children.py": CHILDREN, **SRC},
-        TestCounts(passed=8),
+        TestCounts(passed=13),
         requirements=SETUPTOOLS,
     ),
     Layout(

@@ -261,7 +261,7 @@ async def test_marked():
 def test_property(number):
     assert double(number) - number == number
 """
-YAML_LIKE = """\
+OWN_ITEMS = """\
 import pytest
 
 
@@ -291,20 +291,22 @@ class Sum(pytest.Item):
 
 COLLECTION = [
     Layout(
-        "conftest_with_xfail_and_skips",
-        {"conftest.py": FIXTURES, "tests/test_marks.py": MARKS, **SRC},
-        TestCounts(passed=2, skipped=6),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "deselecting_conftest",
-        {"conftest.py": DESELECTING, "tests/test_deselected.py": DESELECTED, **SRC},
-        TestCounts(passed=2, skipped=1),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "ignored_and_not_importable_modules",
+        "conftest_with_xfail_skips_and_own_items",
         {
+            "conftest.py": FIXTURES,
+            "tests/conftest.py": OWN_ITEMS,
+            "tests/simple.sums": "1 + 1 = 2\n2 + 2 = 4\n",
+            "tests/test_marks.py": MARKS,
+            **SRC,
+        },
+        TestCounts(passed=4, skipped=6),
+        requirements=SETUPTOOLS,
+    ),
+    Layout(
+        "deselecting_conftest_and_ignored_modules",
+        {
+            "conftest.py": DESELECTING,
+            "tests/test_deselected.py": DESELECTED,
             "tests/conftest.py": IGNORING,
             "tests/test_listed.py": "raise RuntimeError\n",
             "tests/test_old_py2.py": "print 'old'\n",
@@ -312,10 +314,9 @@ COLLECTION = [
             "tests/test_optional.py": (
                 'import pytest\n\nnumpy = pytest.importorskip("numpy")\n\n\ndef test_numpy():\n    assert numpy\n'
             ),
-            "tests/test_double.py": "from acme import double\n\n\ndef test_double():\n    assert double(2) == 4\n",
             **SRC,
         },
-        TestCounts(passed=1, skipped=1),
+        TestCounts(passed=2, skipped=2),
         requirements=SETUPTOOLS,
     ),
     Layout(
@@ -339,11 +340,5 @@ COLLECTION = [
         },
         TestCounts(passed=3),
         requirements=ASYNC,
-    ),
-    Layout(
-        "tests_that_are_no_python",
-        {"tests/conftest.py": YAML_LIKE, "tests/simple.sums": "1 + 1 = 2\n2 + 2 = 4\n", **SRC},
-        TestCounts(passed=2),
-        requirements=SETUPTOOLS,
     ),
 ]

@@ -58,7 +58,7 @@ class VerifyDouble:
 
         assert double(2) == 4
 
-    def test_of_another_convention(self):
+    def of_another_convention(self):
         raise AssertionError("is not collected here")
 
 
@@ -90,19 +90,24 @@ def test_what_is_switched_off(pytestconfig):
 
 CONFIGURATION = [
     Layout(
-        "strict_pytest_ini",
+        "strict_pytest_ini_with_names_of_its_own",
         {
             "pyproject.toml": pyproject(),
             "pytest.ini": (
-                "[pytest]\nminversion = 6.0\ntestpaths = tests\nxfail_strict = true\nlog_cli = true\n"
+                "[pytest]\nminversion = 6.0\ntestpaths = checks\nxfail_strict = true\nlog_cli = true\n"
                 "addopts = -ra -vv --strict-markers --strict-config --durations=3 --tb=short\n"
                 "markers =\n    quick: is done at once\n"
+                "python_files = check_*.py\npython_classes = Verify\npython_functions = it_* should_* test_*\n"
+                "pythonpath = helpers\n"
             ),
-            "tests/test_marked.py": MARKED,
-            "other/test_not_looked_at.py": "raise RuntimeError\n",
+            "helpers/helping.py": "HELP = 1\n",
+            "checks/check_marked.py": MARKED,
+            "checks/check_acme.py": f"import helping\n\n{SUITES}",
+            "checks/test_not_collected.py": "raise RuntimeError\n",
+            "other/check_not_looked_at.py": "raise RuntimeError\n",
             **SRC,
         },
-        TestCounts(passed=3),
+        TestCounts(passed=5),
         requirements=SETUPTOOLS,
     ),
     Layout(
@@ -201,23 +206,6 @@ CONFIGURATION = [
             ),
             "src/acme/testing.py": OWN_PLUGIN,
             "tests/test_plugin.py": WITH_PLUGIN,
-            **SRC,
-        },
-        TestCounts(passed=2),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "names_of_its_own",
-        {
-            "pyproject.toml": pyproject(
-                tables=(
-                    '[tool.pytest.ini_options]\npython_files = ["check_*.py"]\npython_classes = ["Verify"]\n'
-                    'python_functions = ["it_*", "should_*"]\npythonpath = ["helpers"]\n'
-                )
-            ),
-            "helpers/helping.py": "HELP = 1\n",
-            "checks/check_acme.py": f"import helping\n\n{SUITES}",
-            "checks/test_not_collected.py": "raise RuntimeError\n",
             **SRC,
         },
         TestCounts(passed=2),

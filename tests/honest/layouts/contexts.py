@@ -7,9 +7,10 @@ from tests.honest.case import Layout, pyproject
 from tests.honest.layouts.compiled import C_SOURCE, SPEED_TESTS
 from tests.honest.pins import SCM, SETUPTOOLS
 
-__all__ = ["CONTEXTS"]
+__all__ = ["CONTEXTS", "REGULAR_INSTALL"]
 
 HEAD = "#!/bin/bash\nset -euo pipefail\ncd /workspace/repo\n"
+REGULAR_INSTALL = {"build_pkg_sh": f"{HEAD}python -m pip install --no-deps --no-build-isolation .\n"}
 CODE = "def double(number):\n    return 2 * number\n"
 TESTS = "from acme import double\n\n\ndef test_double():\n    assert double(2) == 4\n"
 
@@ -35,7 +36,7 @@ CONTEXTS = [
         },
         TestCounts(passed=2),
         requirements=SETUPTOOLS,
-        scripts={"build_pkg_sh": f"{HEAD}python -m pip install --no-deps --no-build-isolation .\n"},
+        scripts=REGULAR_INSTALL,
     ),
     Layout(  # imported from the checkout when pytest runs in it, from where it was installed otherwise
         "regular_install_of_a_flat_layout",

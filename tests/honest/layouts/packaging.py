@@ -34,10 +34,24 @@ from acme import _version
 def test_the_version_is_the_tag():
     assert _version.version == "1.2"
 """
-PLAIN_SETUP = """\
-from setuptools import find_packages, setup
+INSTALLED_TESTS = """\
+import subprocess
+from importlib import resources
+from importlib.metadata import entry_points, version
 
-setup(name="acme", version="1.2", packages=find_packages(exclude=["tests"]))
+
+def test_the_command_on_the_path():
+    assert subprocess.check_output(["acme-double", "21"], text=True) == "42\\n"
+
+
+def test_the_metadata():
+    assert version("acme") == "1.2"
+    (found,) = entry_points(group="console_scripts", name="acme-double")
+    assert found.load().__module__ == "acme.command"
+
+
+def test_data():
+    assert resources.files("acme").joinpath("data", "words.txt").read_text().split() == ["one", "two"]
 """
 DISTUTILS_SETUP = """\
 from distutils.core import setup
@@ -51,13 +65,6 @@ setup(name="acme.widgets", version="1.2", packages=["acme", "acme.widgets"]{more
 """
 
 PACKAGING = [
-    Layout("src", {"pyproject.toml": pyproject(), **SRC}, THREE, requirements=SETUPTOOLS),
-    Layout(
-        "flat",
-        {"pyproject.toml": pyproject(tables='[tool.setuptools]\npackages = ["acme"]\n'), **FLAT},
-        THREE,
-        requirements=SETUPTOOLS,
-    ),
     Layout(
         "single_module",
         {
@@ -109,13 +116,6 @@ PACKAGING = [
             "acme/deep/__init__.py": "",
             **FLAT,
         },
-        THREE,
-        requirements=UNDER_39,
-        python="3.9",
-    ),
-    Layout(
-        "setup_py_develop",
-        {"setup.py": PLAIN_SETUP, "tests/__init__.py": "", **FLAT},
         THREE,
         requirements=UNDER_39,
         python="3.9",
@@ -215,39 +215,18 @@ PACKAGING = [
         tag="1.2",
     ),
     Layout(
-        "entry_points",
+        "src_with_entry_points_and_data",
         {
             "pyproject.toml": pyproject(
-                project='version = "1.2"\n\n[project.scripts]\nacme-double = "acme.command:main"\n'
+                project='version = "1.2"\n\n[project.scripts]\nacme-double = "acme.command:main"\n',
+                tables='[tool.setuptools.package-data]\nacme = ["data/*.txt"]\n',
             ),
             "src/acme/command.py": "import sys\n\n\ndef main():\n    print(2 * int(sys.argv[1]))\n",
-            "tests/test_command.py": (
-                "import subprocess\nfrom importlib.metadata import entry_points, version\n\n\n"
-                "def test_the_command_on_the_path():\n"
-                '    assert subprocess.check_output(["acme-double", "21"], text=True) == "42\\n"\n\n\n'
-                "def test_the_metadata():\n"
-                '    assert version("acme") == "1.2"\n'
-                '    (found,) = entry_points(group="console_scripts", name="acme-double")\n'
-                '    assert found.load().__module__ == "acme.command"\n'
-            ),
-            **SRC,
-        },
-        TestCounts(passed=5),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "package_data",
-        {
-            "pyproject.toml": pyproject(tables='[tool.setuptools.package-data]\nacme = ["data/*.txt"]\n'),
             "src/acme/data/words.txt": "one\ntwo\n",
-            "tests/test_data.py": (
-                "from importlib import resources\n\n\ndef test_words():\n"
-                '    text = resources.files("acme").joinpath("data", "words.txt").read_text()\n'
-                '    assert text.split() == ["one", "two"]\n'
-            ),
+            "tests/test_installed.py": INSTALLED_TESTS,
             **SRC,
         },
-        TestCounts(passed=4),
+        TestCounts(passed=6),
         requirements=SETUPTOOLS,
     ),
 ]

@@ -31,6 +31,7 @@ def test_untouched():
 def test_ident():
     assert (HERE / "ident.txt").read_text().startswith("$Id: ")
 """
+ODD_NAMES = ("größe.txt", "数.txt", "with space.txt", "quote'\"$.txt", "-dash", "new\nline")
 NAMES = """\
 import os
 import subprocess
@@ -133,9 +134,10 @@ def with_submodule(project: GitProject) -> None:
 
 TREES = [
     Layout(
-        "links",
+        "links_and_a_submodule",
         {
             **SRC,
+            ".gitmodules": '[submodule "lib"]\n\tpath = extern/lib\n\turl = https://git.example.org/lib.git\n',
             "LICENSE": "free",
             "shared/data/words.txt": "word",
             "shared/conftest.py": (
@@ -152,52 +154,33 @@ TREES = [
             "tests/conftest.py": "../shared/conftest.py",
             "tests/dangling": "nowhere/at-all",
         },
+        arrange=with_submodule,
     ),
     Layout(
-        "converted_at_check_out",
+        "odd_names_and_conversion_at_check_out",
         {
             **SRC,
             ".gitattributes": (
-                "*.txt text eol=crlf\n*.dat -text\ntests/ident.txt ident -text\ntests/test_converted.py text eol=crlf\n"
+                "tests/*.txt text eol=crlf\n*.dat -text\ntests/ident.txt ident -text\n"
+                "tests/test_converted.py text eol=crlf\n"
             ),
             "tests/windows.txt": b"one\r\ntwo\r\n",
             "tests/binary.dat": b"\x00\r\n\xff\n",
             "tests/ident.txt": "$Id$\n",
             "tests/test_converted.py": CONVERTED.replace("\n", "\r\n"),
-        },
-        TestCounts(passed=4),
-        requirements=SETUPTOOLS,
-    ),
-    Layout(
-        "odd_names",
-        {
-            **SRC,
-            **{
-                f"tests/data/{name}": "text"
-                for name in ("größe.txt", "数.txt", "with space.txt", "quote'\"$.txt", "-dash", "new\nline")
-            },
+            **{f"tests/data/{name}": "text" for name in ODD_NAMES},
             "tests/data/run.sh": "#!/bin/sh\necho ran\n",
             "tests/data/plain.sh": "echo plain\n",
             "tests/data/test_data.json": "{}",
             "tests/test_names.py": NAMES,
             "tests/test_ünicode.py": "def test_größe():\n    pass\n",
         },
-        TestCounts(passed=9),
+        TestCounts(passed=12),
         requirements=SETUPTOOLS,
         executable=("tests/data/run.sh",),
     ),
     Layout(
-        "submodule",
-        {
-            **SRC,
-            ".gitmodules": '[submodule "lib"]\n\tpath = extern/lib\n\turl = https://git.example.org/lib.git\n',
-        },
-        TestCounts(passed=1),
-        requirements=SETUPTOOLS,
-        arrange=with_submodule,
-    ),
-    Layout(
-        "vendored",
+        "vendored_and_namesakes",
         {
             **SRC,
             "pyproject.toml": pyproject(
@@ -206,6 +189,10 @@ TREES = [
             "src/acme/_vendor/__init__.py": "",
             "src/acme/_vendor/iniconfig/__init__.py": '__version__ = "0.1"\n',
             "src/acme/_vendor/pytest.py": "raise RuntimeError\n",
+            "src/acme/json.py": "def dumps(value):\n    return f'own {value}'\n",
+            "src/acme/types.py": "class Own:\n    value = 1\n",
+            "colorsys.py": "OWN = True\n",
+            "tests/test_json.py": NAMESAKES,
             "third_party/lib/conftest.py": "raise RuntimeError\n",
             "third_party/lib/test_lib.py": "raise RuntimeError\n",
             "tests/test_vendored.py": (
@@ -213,7 +200,7 @@ TREES = [
                 '    assert vendored.__version__ == "0.1"\n    assert iniconfig is not vendored\n'
             ),
         },
-        TestCounts(passed=2),
+        TestCounts(passed=4),
         requirements=SETUPTOOLS,
     ),
     Layout(
@@ -258,19 +245,6 @@ TREES = [
         TestCounts(passed=1),
         requirements=SETUPTOOLS,
         primary_root="packages/acme",
-    ),
-    Layout(
-        "namesakes_of_the_standard_library",
-        {
-            "pyproject.toml": pyproject(),
-            "src/acme/__init__.py": CODE,
-            "src/acme/json.py": "def dumps(value):\n    return f'own {value}'\n",
-            "src/acme/types.py": "class Own:\n    value = 1\n",
-            "colorsys.py": "OWN = True\n",
-            "tests/test_json.py": NAMESAKES,
-        },
-        TestCounts(passed=2),
-        requirements=SETUPTOOLS,
     ),
     Layout(
         "generated_code",
