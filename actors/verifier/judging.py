@@ -58,6 +58,8 @@ def judge(outcomes: Sequence[TestOutcome], rules: VerificationRules) -> tuple[bo
     detail += f", {count.known} more failed as on the neighbour" if count.known else ""
     detail += f", {count.flaky} passed only when run again" if count.flaky else ""
     detail += f", {count.skipped} skipped" if count.skipped else ""
+    uncollected = sum(one.failed and "::" not in one.test for one in outcomes)
+    detail += f", {uncollected} of the failures are files that could not be collected" if uncollected else ""
     return why is None, (f"{why}; {detail}" if why else detail) + first_failures(outcomes)
 
 

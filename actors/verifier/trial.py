@@ -73,11 +73,11 @@ class Trial:
             message = "; ".join(one.message for one in [worst, *(o for o in found if o is not worst)][:NAMED_FINDINGS])
             message += f"; and {more} more" if more > 0 else ""
             self.refuse(defence, message, failure_class=worst.failure_class)
-        self.checks.append(Check(defence, True, detail))
+        self.checks.append(Check(defence.value, True, detail))
 
     def note(self, check: str, detail: str) -> None:
         """Notes a check that is satisfied."""
-        self.checks.append(Check(check, True, detail))
+        self.checks.append(Check(str(check), True, detail))
 
     def refuse(
         self,

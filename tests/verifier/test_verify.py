@@ -8,8 +8,9 @@ import time
 import pytest
 
 from actors.settings import VerifySettings
-from events.work import Check, FailureClass, Level, TestCounts, VerificationRules
-from tests.verifier.images import SAMPLE, Judge, outcomes_of, wheel
+from actors.verifier.defences import Defence
+from events.work import FailureClass, Level, TestCounts, VerificationRules
+from tests.verifier.images import LAID_OVER, SAMPLE, Judge, outcomes_of, wheel
 
 pytestmark = pytest.mark.engine
 
@@ -31,17 +32,21 @@ SITE = "/opt/venv/lib/python3.11/site-packages"
 
 
 def test_an_honest_project_is_verified(judge: Judge) -> None:
-    verdict = judge.verify(judge.image())
-    assert verdict.verified
+    verdict = judge.verify(judge.image(), without=frozenset())
+    assert verdict.verified, verdict.message
     assert (verdict.stage, verdict.failure_class) == ("tests", None)
     assert (verdict.message, verdict.log_tail) == ("1 of 1 tests passed", "")
-    assert verdict.checks == [
-        Check("origin", True, "sample-pkg 1.2 from /workspace/repo"),
-        Check("import", True, "sample_pkg is /workspace/repo/sample_pkg.py"),
-        Check("tests", True, "0 of 1 tests failed (pass ratio 1, needed 0.9)"),
+    assert all(check.ok for check in verdict.checks)
+    assert [check.name for check in verdict.checks] == [
+        *("template", "audit", "channel", "environment", "tools", "startup", "provenance", "tree", "origin"),
+        *("import", "canaries", "collection", "tests", "control"),
     ]
+    details = {check.name: check.detail for check in verdict.checks}
+    assert details["import"] == "sample_pkg is /workspace/repo/sample_pkg.py"
+    assert details["tests"] == "0 of 1 tests failed (pass ratio 1, needed 0.9)"
+    assert details["control"] == "0 of 1 passed without the package's code"
     assert verdict.tests == TestCounts(passed=1)
-    assert outcomes_of(verdict) == {"tests.test_sample::test_double": "passed"}
+    assert outcomes_of(verdict) == {"tests/test_sample.py::test_double": "passed"}
     assert b"1 passed" in verdict.files["test_log"].read_bytes()
     assert verdict.peak_memory_bytes is not None
     assert verdict.peak_memory_bytes > 5_000_000
@@ -55,12 +60,12 @@ def test_failing_tests_below_the_ratio_refuse_and_above_it_do_not(judge: Judge) 
     refused = judge.verify(image)
     assert (refused.verified, refused.stage, refused.failure_class) == (False, "tests", FailureClass.RECIPE)
     assert refused.message == (
-        "2 of 5 tests failed (pass ratio 0.6, needed 0.9); "
-        "first: tests.test_sample::test_bad[0], tests.test_sample::test_bad[1]"
+        "too many tests failed; 2 of 5 tests failed (pass ratio 0.6, needed 0.9); "
+        "first: tests/test_sample.py::test_bad[0], tests/test_sample.py::test_bad[1]"
     )
     assert refused.tests == TestCounts(passed=3, failed=2)
     assert "assert 0 > 5" in refused.log_tail
-    assert outcomes_of(refused)["tests.test_sample::test_bad[1]"] == "failed"
+    assert outcomes_of(refused)["tests/test_sample.py::test_bad[1]"] == "failed"
     assert judge.verify(image, rules=VerificationRules(min_pass_ratio=0.6)).verified
 
 
@@ -85,8 +90,8 @@ def test_a_module_that_cannot_be_collected_counts_as_an_error_beside_the_others(
     verdict = judge.verify(judge.image(MIXED, files={"workspace/repo/tests/test_broken.py": broken}))
     assert not verdict.verified
     assert verdict.tests == TestCounts(passed=3, failed=2, errors=1)
-    assert "1 of the failures are modules that could not be collected" in verdict.message
-    assert "tests.test_broken" in verdict.message
+    assert "1 of the failures are files that could not be collected" in verdict.message
+    assert "tests/test_broken.py" in verdict.message
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_a_module_that_cannot_be_collected_counts_as_an_error_beside_the_others(
             None,
             "refused its command",
         ),
-        ("", "import os\n\n\ndef test_a():\n    os._exit(0)\n", "report is refused: junit.xml was not written"),
+        ("", "import os\n\n\ndef test_a():\n    os._exit(0)\n", "pytest ended with exit code 0 but reported no end"),
         ("", "import os\n\n\ndef test_a():\n    os._exit(77)\n", "did not come to its end (exit code 77)"),
         ("", "import os\n\n\ndef test_a():\n    os.kill(os.getpid(), 11)\n", "crashed with SIGSEGV"),
         ("", "import sys\n\n\ndef test_a():\n    sys.exit(0)\n", "1 of 1 tests failed"),
@@ -125,7 +130,7 @@ import os
 
 import pytest
 
-REPORT = "/headrace/results/junit.xml"
+REPORT = "/headrace/results/report.jsonl"
 
 
 def test_report_is_fixed():
@@ -140,13 +145,13 @@ def test_report_is_fixed():
 
 def test_garbage():
     with open(REPORT, "w") as file:
-        file.write("<testsuite><garbage>" if os.path.exists("/tmp/went_well") else "could be replaced")
+        file.write("garbage" if os.path.exists("/tmp/went_well") else "could be replaced")
     os._exit(0)
 """
     verdict = judge.verify(judge.image(tests))
     assert (verdict.verified, verdict.failure_class) == (False, FailureClass.RECIPE)
-    assert "its report is refused: the junit file is no valid XML: no element found" in verdict.message
-    assert verdict.files["junit"].read_text() == "<testsuite><garbage>"
+    assert "its report is refused: line 1 of the report is none that the reporter writes" in verdict.message
+    assert (judge.spool / "test-report.jsonl").read_text() == "garbage"
 
 
 def test_a_package_that_does_not_import_is_refused_with_the_error(judge: Judge) -> None:
@@ -170,9 +175,9 @@ def test_a_package_that_does_not_import_is_refused_with_the_error(judge: Judge) 
 def test_an_older_release_in_place_of_the_checkout_is_refused(judge: Judge, install: str, source: str) -> None:
     older = wheel("sample_pkg", "1.0", {"sample_pkg.py": SAMPLE["sample_pkg.py"]})
     command = f"/opt/venv/bin/pip install --no-index --force-reinstall {install}"
-    verdict = judge.verify(judge.image(files={"tmp/sample_pkg-1.0-py3-none-any.whl": older}, run=command))
-    assert (verdict.verified, verdict.stage, verdict.failure_class) == (False, "smoke", FailureClass.RECIPE)
-    assert verdict.message.startswith("package is not this checkout's: ")
+    image = judge.image(files={"tmp/sample_pkg-1.0-py3-none-any.whl": older}, run=command)
+    verdict = judge.verify(image, without=frozenset(Defence) - {Defence.ORIGIN, Defence.DEADLINE})
+    assert (verdict.verified, verdict.stage, verdict.failure_class) == (False, "inspect", FailureClass.RECIPE)
     assert source in verdict.message
 
 
@@ -197,7 +202,8 @@ def test_levels_end_where_they_are_asked_to(judge: Judge) -> None:
     smoke = judge.verify(failing, rules=VerificationRules(level=Level.SMOKE))
     assert (smoke.verified, smoke.stage, smoke.tests) == (True, "smoke", None)
     build = judge.verify(failing, rules=VerificationRules(level=Level.BUILD))
-    assert (build.verified, build.stage, build.checks) == (True, "build", [])
+    assert (build.verified, build.stage) == (True, "build")
+    assert "import" not in {check.name for check in build.checks}
 
 
 def test_an_endless_test_ends_at_its_limit_with_its_container(judge: Judge) -> None:
@@ -228,7 +234,10 @@ def test_an_endless_import_is_a_time_out_of_the_smoke_stage(judge: Judge) -> Non
 def test_a_memory_hog_is_killed_and_named_as_such(judge: Judge, hog: str) -> None:
     verdict = judge.verify(judge.image(f"def test_hog():\n    {hog}\n"), settings=VerifySettings(memory_mb=128))
     assert (verdict.verified, verdict.stage, verdict.failure_class) == (False, "tests", FailureClass.RECIPE)
-    assert verdict.message == "the tests: out of memory, a process was killed at the limit of 128 MiB"
+    assert (
+        verdict.message
+        == "the tests: out of memory, a process was killed at the limit of 128 MiB (setting verify.memory_mb)"
+    )
     assert verdict.peak_memory_bytes == 128 * 1024 * 1024
 
 
@@ -279,7 +288,12 @@ def test_process_one_cannot_be_killed():
     os.kill(1, 2)
 """
     image = judge.image(tests, env={"IMAGE_SAYS": "hello", "PYTEST_ADDOPTS": "--collect-only"})
-    verdict = judge.verify(image, settings=VerifySettings(pids=64), rules=VerificationRules(min_pass_ratio=1.0))
+    verdict = judge.verify(
+        image,
+        settings=VerifySettings(pids=64),
+        rules=VerificationRules(min_pass_ratio=1.0),
+        without=LAID_OVER | {Defence.ENVIRONMENT, Defence.CONTROL},
+    )
     assert verdict.verified, verdict.files["test_log"].read_text()
     assert verdict.tests == TestCounts(passed=6)
 
@@ -323,15 +337,21 @@ def test_a_container_that_is_killed_from_outside_is_an_infra_failure(judge: Judg
 
 
 @pytest.mark.parametrize(
-    ("run", "message"),
+    ("run", "message", "without"),
     [
-        ("/opt/venv/bin/pip uninstall --yes pytest", "pytest is not installed; the recipe has to install it"),
-        ("rm -rf /opt/venv", "the image has no Python at /opt/venv/bin/python"),
+        (
+            "/opt/venv/bin/pip uninstall --yes pytest",
+            "pytest is not installed; the recipe has to install it",
+            LAID_OVER,
+        ),
+        ("rm -rf /opt/venv", "the image has no Python at /opt/venv/bin/python", frozenset(Defence)),
     ],
     ids=["pytest", "python"],
 )
-def test_an_image_without_its_layout_is_refused(judge: Judge, run: str, message: str) -> None:
-    verdict = judge.verify(judge.image(run=run))
+def test_an_image_without_its_layout_is_refused(
+    judge: Judge, run: str, message: str, without: frozenset[Defence]
+) -> None:
+    verdict = judge.verify(judge.image(run=run), without=without)
     assert (verdict.verified, verdict.failure_class) == (False, FailureClass.RECIPE)
     assert message in verdict.message
     assert judge.containers() == []
