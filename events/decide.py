@@ -28,7 +28,16 @@ from events.commands import (
 from events.filling import fill, give_up, release
 from events.records import InFlight, PrRecord, context_of
 from events.repository_state import RepositoryState
-from events.revoking import distrusted, import_contexts, not_counted, orphaned, reopen, revoke, tampering
+from events.revoking import (
+    distrusted,
+    import_contexts,
+    naming_the_check,
+    not_counted,
+    orphaned,
+    reopen,
+    revoke,
+    tampering,
+)
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
@@ -91,6 +100,7 @@ def _take_outcome(state: RepositoryState, command: TakeOutcome, now: float) -> l
             return _verified(state, attempt, pr, context, outcome)
         outcome, news = not_counted(outcome, why), orphaned(state, context, why)
     elif outcome.failure_class is FailureClass.TAMPER:
+        outcome = naming_the_check(outcome)
         news = tampering(state, attempt, outcome)
     return _failed(state, attempt, outcome, news, now)
 

@@ -77,6 +77,11 @@ class RepositoryState(msgspec.Struct, kw_only=True):
         used = [pr.context for pr in self.prs.values()] + [one.context for one in self.inflight.values()]
         return known.union(one for one in used if one is not None)
 
+    def has_work(self, sweep: str) -> bool:
+        """Whether a pull request of the sweep was reached and is not finished."""
+        members = (self.prs[number] for number in self.members.get(sweep, ()))
+        return any(pr.reached and pr.state not in FINISHED for pr in members)
+
     def counts(self, sweep: str) -> dict[str, int]:
         """Pull requests of one sweep by state; those that wait for a slot appear as ``awaiting_slot``."""
         found: dict[str, int] = {}

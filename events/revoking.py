@@ -18,7 +18,17 @@ from events.repository_state import RepositoryState
 from events.types import ContextRevoked, ContextsImported, PullRequestReopened, RepositoryEvent
 from events.work import FailureClass, Outcome
 
-__all__ = ["distrusted", "import_contexts", "not_counted", "orphaned", "reopen", "revocation", "revoke", "tampering"]
+__all__ = [
+    "distrusted",
+    "import_contexts",
+    "naming_the_check",
+    "not_counted",
+    "orphaned",
+    "reopen",
+    "revocation",
+    "revoke",
+    "tampering",
+]
 
 
 def revoke(state: RepositoryState, command: Revoke) -> list[RepositoryEvent]:
@@ -55,6 +65,14 @@ def tampering(state: RepositoryState, attempt: InFlight, outcome: Outcome) -> li
         return []
     why = f"tampering was found on PR {attempt.issue_number}: {outcome.message}"
     return [revocation(state, context, why=why, attempt_id=attempt.attempt_id)]
+
+
+def naming_the_check(outcome: Outcome) -> Outcome:
+    """An outcome whose message begins with the name of the check that found the tampering."""
+    check = next((one.name for one in outcome.checks if not one.ok), None)
+    if check is None or outcome.message.startswith(f"{check}:"):
+        return outcome
+    return msgspec.structs.replace(outcome, message=f"{check}: {outcome.message}")
 
 
 def distrusted(state: RepositoryState, attempt: InFlight, context: str) -> str | None:

@@ -6,8 +6,8 @@ shapes of the states.
 
 ``python -m tests.golden.logs`` writes what is missing: the newest log, from ``tests/events/history.py``, and the states
 of every log. A log that was released is never made again: when history has more in it, ``NEWEST`` gets another name.
-Delete a states file, and run this, only when a
-state's *shape* changed; when it did not, a difference is a divergence that a user's log would meet too.
+Delete a states file, and run this, only when a state's *shape* changed; when it did not, a difference is a divergence
+that a user's log would meet too.
 """
 
 from __future__ import annotations
