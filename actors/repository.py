@@ -239,6 +239,8 @@ class RepositoryActor:
         await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
 
     def _is_news(self, one: CachedContext) -> bool:
+        if one.revoked_at is not None or one.context in self._state.revoked:
+            return one.context not in self._state.revoked
         known = self._state.prs.get(one.issue_number)
         same_job = known is not None and (known.inputs, known.rules) == (one.inputs, one.rules)
         return known is None or not (same_job and known.context == one.context)
@@ -312,8 +314,14 @@ class RepositoryActor:
             anchor=self._state.anchor,
             context=started.context,
             agent=started.agent,
+            known_failures=self._known_failures(started),
         )
         return started.runner, order
+
+    def _known_failures(self, started: AttemptStarted) -> str | None:
+        """The ``tests`` blob of the attempt that verified the context on the pull request that it is taken from."""
+        source = self._state.prs.get(started.source) if started.source is not None else None
+        return source.tests if source is not None and source.context == started.context else None
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -382,4 +390,7 @@ def _imported(one: CachedContext) -> ImportedContext:
         inputs=one.inputs,
         rules=one.rules,
         attempt_id=one.attempt_id,
+        parent=one.parent,
+        tests=one.tests,
+        revoked=one.revoked_why if one.revoked_at is not None else None,
     )

@@ -2,13 +2,14 @@
 
 The order: the contexts of the nearest verified neighbours, one from each side of the time line first, then outwards
 within the neighbour window; those that were refuted between their pull request and this one (beyond a boundary) come
-last. At most ``max_candidates`` in all, and none twice on one pull request. Then the stock template.
+last. At most ``max_candidates`` in all, and none twice on one pull request, but for one whose verdict flaked: it comes
+first, once more. Then the stock template. What is revoked is never tried.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import msgspec
 
@@ -16,7 +17,20 @@ from events.records import PrRecord
 from events.repository_state import RepositoryState
 from events.work import CascadePolicy, Stage
 
-__all__ = ["DAY_S", "Generate", "GiveUp", "Step", "Try", "candidates", "last_resort", "policy_of", "without_agent"]
+__all__ = [
+    "DAY_S",
+    "Generate",
+    "GiveUp",
+    "Step",
+    "Try",
+    "candidates",
+    "last_resort",
+    "may_generate",
+    "may_try_stock",
+    "once_more",
+    "policy_of",
+    "without_agent",
+]
 
 DAY_S = 86_400.0
 
@@ -45,31 +59,67 @@ class GiveUp(msgspec.Struct, frozen=True):
 Step = Try | Generate | GiveUp
 
 
-def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None = None) -> Try | GiveUp:
-    """What is due for ``pr`` when no agent may be paid; ``refuted``: by an outcome that is not folded yet."""
-    policy = policy_of(state)
+def without_agent(
+    state: RepositoryState, pr: PrRecord, *, refuted: str | None = None, revoked: Set[str] = frozenset()
+) -> Try | GiveUp:
+    """What is due for ``pr`` when no agent may be paid; ``refuted`` and ``revoked``: by what is not folded yet."""
     tried = pr.tried | {refuted} if refuted else pr.tried
-    step = next(candidates(state, pr, tried=tried), None)
+    if pr.again is not None and pr.again != refuted and pr.again not in revoked:
+        return once_more(pr, pr.again)
+    step = next(candidates(state, pr, tried=tried, revoked=revoked), None)
     if step is not None:
         return step
-    if policy.try_default and policy.stock_context not in tried:
-        return Try(Stage.TRY_DEFAULT, policy.stock_context, None, "no neighbour's context is left to try")
+    stock = policy_of(state).stock_context
+    if may_try_stock(state, pr) and stock not in tried and stock not in revoked:
+        return Try(Stage.TRY_DEFAULT, stock, None, "no neighbour's context is left to try")
     return GiveUp(_why_given_up(tried, "no agent is enabled"))
 
 
 def last_resort(state: RepositoryState, pr: PrRecord) -> Try | GiveUp:
-    """What is due for ``pr`` when all its generations have failed and no other can serve it."""
+    """What is due for ``pr`` when no session may be paid for it any more and no other can serve it."""
     step = next(candidates(state, pr, tried=pr.tried), None)
-    return step or GiveUp(_why_given_up(pr.tried, f"all {pr.generations} generations failed"))
+    end = "an agent tampered, which ended its generation" if pr.generation_ended else ""
+    return step or GiveUp(_why_given_up(pr.tried, end or f"all {pr.generations} generations failed"))
 
 
-def candidates(state: RepositoryState, pr: PrRecord, *, tried: set[str], most: int | None = None) -> Iterator[Try]:
-    """Contexts to try on ``pr``, in their order; none once ``most`` (default: ``max_candidates``) were refuted."""
+def may_generate(state: RepositoryState, pr: PrRecord) -> bool:
+    """Whether a session may be paid for ``pr``: its budget is not spent, and no agent tampered on it."""
+    return pr.generations < policy_of(state).max_attempts and not pr.generation_ended
+
+
+def may_try_stock(state: RepositoryState, pr: PrRecord) -> bool:
+    """Whether the stock template is enabled, trusted, and not refuted on ``pr``."""
+    policy = policy_of(state)
+    return policy.try_default and policy.stock_context not in pr.tried and policy.stock_context not in state.revoked
+
+
+def once_more(pr: PrRecord, context: str) -> Try:
+    """The second and last try of a context whose verdict was a flake; a session's own is an existing one by now."""
+    flaked = pr.flaked[context]
+    stage = Stage.TRY_SIMILAR if flaked.stage is Stage.LLM_GENERATE else flaked.stage
+    return Try(stage, context, flaked.source, "its verdict was not the same twice: tries it once more")
+
+
+def candidates(
+    state: RepositoryState,
+    pr: PrRecord,
+    *,
+    tried: set[str],
+    most: int | None = None,
+    revoked: Set[str] = frozenset(),
+) -> Iterator[Try]:
+    """Contexts to try on ``pr``, in their order; none once ``most`` (default: ``max_candidates``) were refuted.
+
+    Those in ``revoked`` are passed over: verified pull requests have them still, but will not when this is folded.
+    """
     policy = policy_of(state)
     most = policy.max_candidates if most is None else min(most, policy.max_candidates)
-    if len(tried - {policy.stock_context}) >= most:
+    refuted = tried - {policy.stock_context}
+    if state.revoked:
+        refuted = refuted - state.revoked.keys()
+    if len(refuted) >= most:
         return
-    seen = set(tried)
+    seen = tried | revoked
     beyond: list[PrRecord] = []
     for rank, source in enumerate(_outwards(state, pr)):
         if rank >= 2 and abs(source.at - pr.at) > policy.window_days * DAY_S:

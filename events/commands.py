@@ -9,7 +9,18 @@ import msgspec
 from events.types import Admission, ImportedContext
 from events.work import CascadePolicy, Outcome, VerificationRules
 
-__all__ = ["Admit", "Claim", "Command", "FillSlots", "ImportContexts", "Interrupt", "Slot", "TakeOutcome"]
+__all__ = [
+    "Admit",
+    "Claim",
+    "Command",
+    "FillSlots",
+    "ImportContexts",
+    "Interrupt",
+    "Reopen",
+    "Revoke",
+    "Slot",
+    "TakeOutcome",
+]
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,4 +76,19 @@ class Interrupt(msgspec.Struct, frozen=True, kw_only=True):
     runner_died: bool = False
 
 
-Command = Claim | Admit | ImportContexts | FillSlots | TakeOutcome | Interrupt
+class Revoke(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody does not trust a context any more. ``why``: a sentence for people."""
+
+    context: str
+    why: str
+
+
+class Reopen(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep's pull requests are to be worked on again; those that have not failed are passed over."""
+
+    sweep: str
+    issue_numbers: Sequence[int]
+    reason: str
+
+
+Command = Claim | Admit | ImportContexts | FillSlots | TakeOutcome | Interrupt | Revoke | Reopen

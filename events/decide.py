@@ -14,15 +14,35 @@ from typing import assert_never
 
 from events.admitting import admit, queue_neighbours
 from events.candidates import GiveUp, policy_of, without_agent
-from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Interrupt, TakeOutcome
+from events.commands import (
+    Admit,
+    Claim,
+    Command,
+    FillSlots,
+    ImportContexts,
+    Interrupt,
+    Reopen,
+    Revoke,
+    TakeOutcome,
+)
 from events.filling import fill, give_up, release
-from events.records import InFlight, PrRecord, import_key
+from events.records import InFlight, PrRecord, context_of
 from events.repository_state import RepositoryState
+from events.revoking import (
+    distrusted,
+    import_contexts,
+    naming_the_check,
+    not_counted,
+    orphaned,
+    reopen,
+    revoke,
+    tampering,
+)
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
     AttemptSucceeded,
-    ContextsImported,
+    ContextRevoked,
     RepositoryClaimed,
     RepositoryEvent,
 )
@@ -38,7 +58,7 @@ OWN_BACKOFF_MAX_S = 600.0
 """The longest pause of one pull request that meets them alone, or that kills its runners."""
 
 
-def decide(state: RepositoryState, command: Command, now: float) -> list[RepositoryEvent]:
+def decide(state: RepositoryState, command: Command, now: float) -> list[RepositoryEvent]:  # noqa: PLR0911 - a table
     """The events that ``command`` calls for in ``state`` at ``now`` (POSIX seconds)."""
     match command:
         case Claim():
@@ -46,24 +66,19 @@ def decide(state: RepositoryState, command: Command, now: float) -> list[Reposit
         case Admit():
             return admit(state, command)
         case ImportContexts():
-            return _import(state, command)
+            return import_contexts(state, command)
         case FillSlots():
             return fill(state, command.slots, now)
         case TakeOutcome():
             return _take_outcome(state, command, now)
         case Interrupt():
             return _interrupt(state, command, now)
+        case Revoke():
+            return revoke(state, command)
+        case Reopen():
+            return reopen(state, command)
         case _:
             assert_never(command)
-
-
-def _import(state: RepositoryState, command: ImportContexts) -> list[RepositoryEvent]:
-    new = [
-        one
-        for one in command.contexts
-        if state.imported.get(import_key(one.issue_number, one.inputs, one.rules)) != one
-    ]
-    return [ContextsImported(contexts=new)] if new else []
 
 
 # ---------------------------------------------------------------- outcomes
@@ -77,23 +92,38 @@ def _take_outcome(state: RepositoryState, command: TakeOutcome, now: float) -> l
     if outcome.cancelled:
         return _end_interrupted(state, attempt, outcome.message or "cancelled", outcome.blobs)
     pr = state.prs[attempt.issue_number]
-    context = outcome.context or attempt.context
+    context = context_of(attempt, outcome)
+    news: list[RepositoryEvent] = []
     if outcome.verified and context is not None:
-        return _verified(state, attempt, pr, context, outcome)
-    infra = outcome.failure_class is FailureClass.INFRA
-    events: list[RepositoryEvent] = [
-        AttemptFailed(
-            attempt_id=attempt.attempt_id,
-            issue_number=pr.issue_number,
-            outcome=outcome,
-            retry_at=_retry_at(state, pr, now) if infra else None,
-        )
-    ]
-    if not infra and not policy_of(state).generate:
-        step = without_agent(state, pr, refuted=context)
+        why = distrusted(state, attempt, context)
+        if why is None:
+            return _verified(state, attempt, pr, context, outcome)
+        outcome, news = not_counted(outcome, why), orphaned(state, context, why)
+    elif outcome.failure_class is FailureClass.TAMPER:
+        outcome = naming_the_check(outcome)
+        news = tampering(state, attempt, outcome)
+    return _failed(state, attempt, outcome, news, now)
+
+
+def _failed(
+    state: RepositoryState, attempt: InFlight, outcome: Outcome, news: list[RepositoryEvent], now: float
+) -> list[RepositoryEvent]:
+    """The end of an attempt without a verified context; ``news``: what it means for other pull requests."""
+    pr, cls, context = state.prs[attempt.issue_number], outcome.failure_class, context_of(attempt, outcome)
+    infra = cls is FailureClass.INFRA
+    failed = AttemptFailed(
+        attempt_id=attempt.attempt_id,
+        issue_number=pr.issue_number,
+        outcome=outcome,
+        retry_at=_retry_at(state, pr, now) if infra else None,
+    )
+    events: list[RepositoryEvent] = [failed, *news]
+    tried_once_more = cls is FailureClass.FLAKE and context is not None and context not in pr.flaked
+    if not infra and not tried_once_more and not policy_of(state).generate:
+        revoked = {one for event in news if isinstance(event, ContextRevoked) for one in event.contexts}
+        step = without_agent(state, pr, refuted=context, revoked=revoked)
         if isinstance(step, GiveUp):
-            end = give_up(pr, step, message=outcome.message, stage=outcome.stage, cls=outcome.failure_class)
-            events.append(end)
+            events.append(give_up(pr, step, message=outcome.message, stage=outcome.stage, cls=cls))
     return events + release(state, attempt, context=None, reason=f"PR {pr.issue_number}'s {_noun(attempt)} failed")
 
 

@@ -72,12 +72,20 @@ def _enter(state: RepositoryState) -> list[RepositoryEvent]:
     unreached = list(state.unreached)
     for number in fresh:
         pr = state.prs[number]
-        known = state.imported.get(import_key(number, pr.inputs, pr.rules))
+        known = state.imported.get(import_key(number, pr.inputs, pr.rules)) if state.imported else None
         if known is None:
             missed.append(number)
             continue
         why = f"already verified for these inputs by attempt {known.attempt_id}"
-        events.append(CacheHit(issue_number=number, context=known.context, attempt_id=known.attempt_id, reason=why))
+        events.append(
+            CacheHit(
+                issue_number=number,
+                context=known.context,
+                attempt_id=known.attempt_id,
+                reason=why,
+                tests=known.tests,
+            )
+        )
         events += queue_neighbours(pr, unreached, policy_of(state))
     if missed:
         reason = "the cache has no context for these inputs"
@@ -155,8 +163,12 @@ def _start(state: RepositoryState, pr: PrRecord, slot: Slot, step: Try | Generat
 def give_up(
     pr: PrRecord, step: GiveUp, *, message: str = "", stage: str | None = None, cls: FailureClass | None = None
 ) -> PullRequestFailed:
-    """The end of a pull request for which nothing is left to try; ``message``: how its last attempt ended."""
+    """The end of a pull request for which nothing is left to try; ``message``, ``cls``: how its last attempt ended.
+
+    Where an agent tampered, that is why it fails, whatever was tried afterwards.
+    """
     message = message or pr.reason
+    cls = FailureClass.TAMPER if pr.generation_ended else cls or pr.failure_class
     reason = f"{message} ({step.reason})" if message and message != step.reason else step.reason
     return PullRequestFailed(
         issue_number=pr.issue_number, reason=reason, stage=stage or str(pr.state), failure_class=cls

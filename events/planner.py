@@ -9,12 +9,11 @@ evidence in it, never by looking at every pull request.
   halves the doubt or better, and is needed anyway if it succeeds. Closer to the end, where it fits with a chance of
   ``SAFE``, it is also tried while that is in flight.
 - *The stretch where both are refuted* is unexplained: an agent is paid for the pull request in its middle. Further
-  sessions start in parallel only as far away from it as makes one environment for both unlikely (``DOUBLE``); all
+  sessions start in parallel only as far away from it as makes one environment for both unlikely; all
   others in the stretch wait, because a wait costs time and a second session for one environment costs money. Only
   after ``RACE_AFTER`` failures there, and in slots that nobody else needs, is a second one paid for to save time.
 
-How far an environment reaches is not known; ``_survival`` is the chance that no boundary lies within so many pull
-requests: environments are taken to end at random, once in 25 pull requests, with the confidence of 4 boundaries seen.
+How far an environment reaches is not known: :mod:`events.reach` guesses.
 """
 
 from __future__ import annotations
@@ -25,8 +24,19 @@ from itertools import pairwise
 
 import msgspec
 
-from events.candidates import Generate, Step, Try, candidates, last_resort, policy_of
+from events.candidates import (
+    Generate,
+    Step,
+    Try,
+    candidates,
+    last_resort,
+    may_generate,
+    may_try_stock,
+    once_more,
+    policy_of,
+)
 from events.pull_request import IN_ATTEMPT
+from events.reach import next_pivot, reach, survival
 from events.records import InFlight, Place, PrRecord
 from events.repository_state import RepositoryState
 from events.work import CascadePolicy, Stage
@@ -35,9 +45,6 @@ __all__ = ["Due", "Gap", "gap_of", "gaps", "plan"]
 
 PROBE = 0.5
 SAFE = 0.75
-DOUBLE = 0.13
-BOUNDARIES_SEEN = 4.0
-PRS_SEEN = 100.0
 ODD_TRIES = 3
 """Contexts tried on a pull request that its surroundings' context does not fit, before an agent is paid for it."""
 
@@ -119,10 +126,13 @@ def _gap_at(state: RepositoryState, start: int, busy: list[tuple[Place, InFlight
 def plan(state: RepositoryState, *, slots: int, now: float) -> list[Due]:
     """What is due at ``now`` (POSIX seconds), most urgent first; more than ``slots`` can take is not looked for.
 
-    What ends pull requests needs no slot and comes first. Then sessions, for they take longest and others wait for
-    them; then the tries that find boundaries; then those that are nearly certain to succeed.
+    What ends pull requests needs no slot and comes first, then second tries of what flaked. Then sessions, for they
+    take longest and others wait for them; then the tries that find boundaries; then those that are nearly certain to
+    succeed.
     """
     planner = _Planner(state, slots, now)
+    if state.again:
+        planner.once_more()
     line, verified, prs, busy = state.open, state.verified, state.prs, _busy(state)
     start = 0
     while start < len(line):
@@ -137,17 +147,7 @@ def plan(state: RepositoryState, *, slots: int, now: float) -> list[Due]:
         start = gap.end
     planner.sessions.sort(key=lambda one: -one[0])
     sessions = [due for _, due in planner.sessions]
-    return planner.last + sessions + planner.probes + planner.likely + planner.safe + planner.races
-
-
-def _survival(distance: float) -> float:
-    """The chance that an environment reaches ``distance`` pull requests further."""
-    return float((PRS_SEEN / (PRS_SEEN + distance)) ** BOUNDARIES_SEEN)
-
-
-def _reach(chance: float) -> int:
-    """The distance, in pull requests, at which :func:`_survival` is ``chance``."""
-    return int(PRS_SEEN * (chance ** (-1.0 / BOUNDARIES_SEEN) - 1.0))
+    return planner.last + planner.again + sessions + planner.probes + planner.likely + planner.safe + planner.races
 
 
 class _Planner:
@@ -159,10 +159,19 @@ class _Planner:
         self.sessions: list[tuple[int, Due]] = []
         self.probes: list[Due] = []
         self.last: list[Due] = []
+        self.again: list[Due] = []
         self.likely: list[Due] = []
         self.safe: list[Due] = []
         self.races: list[Due] = []
         self._chosen: set[int] = set()
+
+    def once_more(self) -> None:
+        """Adds the second tries of what flaked; first of all, for one may spare a session."""
+        members = self.state.members.get(self.state.sweep, ())
+        for number in self.state.again:
+            pr = self.state.prs[number]
+            if number in members and self._is_free(pr) and pr.again:
+                self.again.append(self._due(pr, once_more(pr, pr.again)))
 
     def look_at(self, gap: Gap) -> None:
         """Adds what is due in ``gap``."""
@@ -175,8 +184,10 @@ class _Planner:
     def _free(self, index: int) -> PrRecord | None:
         """The open pull request at ``index``, unless it is in an attempt, chosen already, or left alone for a while."""
         pr = self.state.prs[self.state.open[index][1]]
-        taken = pr.state in IN_ATTEMPT or pr.issue_number in self._chosen
-        return None if taken or self.now < pr.not_before else pr
+        return pr if self._is_free(pr) else None
+
+    def _is_free(self, pr: PrRecord) -> bool:
+        return pr.state not in IN_ATTEMPT and pr.issue_number not in self._chosen and self.now >= pr.not_before
 
     def _due(self, pr: PrRecord, step: Step) -> Due:
         self._chosen.add(pr.issue_number)
@@ -225,11 +236,11 @@ class _Planner:
             self.likely.append(self._due(pr, step))
             return
         for one in self.state.inflight.values():
-            if one.stage in _AGENT_OR_STOCK and context in self.state.prs[one.issue_number].tried:
+            if _may_explain(one) and context in self.state.prs[one.issue_number].tried:
                 return
-        if any(context in due.pr.tried for _, due in self.sessions):
+        if any(context in due.pr.tried for due in (*self.again, *(due for _, due in self.sessions))):
             return
-        if pr.generations >= self.policy.max_attempts:
+        if not may_generate(self.state, pr):
             self.last.append(self._due(pr, last_resort(self.state, pr)))
         else:
             reason = f"{len(pr.tried)} contexts around it do not build it"
@@ -283,10 +294,10 @@ class _Planner:
         if not region or source.context is None:
             return
         context = source.context
-        tail = _survival(bound) if bound != float("inf") else 0.0
+        tail = survival(bound) if bound != float("inf") else 0.0
 
         def within(chance: float) -> int:
-            return max(1, min(len(region), _reach(chance * (1.0 - tail) + tail)))
+            return max(1, min(len(region), reach(chance * (1.0 - tail) + tail)))
 
         if not any(one.context == context for _, one in gap.busy):
             far = within(PROBE)
@@ -298,7 +309,7 @@ class _Planner:
                     step = Try(Stage.TRY_SIMILAR, context, source.issue_number, reason)
                     self.probes.append(self._due(pr, step))
                     break
-        if len(self.safe) > self.slots or _survival(1.0) < SAFE * (1.0 - tail) + tail:
+        if len(self.safe) > self.slots or survival(1.0) < SAFE * (1.0 - tail) + tail:
             return
         for index in region[: within(SAFE)]:
             pr = self._free(index)
@@ -311,10 +322,11 @@ class _Planner:
 
     def _unexplained(self, gap: Gap, start: int, end: int) -> None:
         """Pays for pivots of the stretch ``start`` to ``end`` (exclusive), which no known context explains."""
-        places = [place for place, one in gap.busy if one.stage in _AGENT_OR_STOCK]
+        places = [place for place, one in gap.busy if _may_explain(one)]
+        places += [(one.pr.at, one.pr.issue_number) for one in self.again if _is_made_here(one.step)]
         paid = [bisect_left(self.state.open, place) for place in places]
         while True:
-            at = _next_pivot(start, end, paid)
+            at = next_pivot(start, end, paid)
             pr = self._pivot_near(at, start, end) if at is not None else None
             if at is None or pr is None:
                 break
@@ -349,35 +361,26 @@ class _Planner:
         for step in range(end - start):
             for index in {at - step, at + step}:
                 pr = self._free(index) if start <= index < end else None
-                if pr is not None and pr.generations < (best.generations if best else self.policy.max_attempts):
+                if pr is None or not may_generate(self.state, pr):
+                    continue
+                if best is None or pr.generations < best.generations:
                     best = pr
             if best is not None and (best.generations == 0 or step >= NEAR):
                 break
         return best
 
     def _session(self, pr: PrRecord, reason: str) -> Step:
-        stock = self.policy.stock_context
-        if self.policy.try_default and stock not in pr.tried:
+        if may_try_stock(self.state, pr):
+            stock = self.policy.stock_context
             return Try(Stage.TRY_DEFAULT, stock, None, f"{reason}; the stock template before an agent is paid")
         return Generate(reason)
 
 
-def _next_pivot(start: int, end: int, paid: list[int]) -> int | None:
-    """Where the next session does most: in the middle of the largest part that none under way is likely to explain."""
-    size = end - start
-    if not paid:
-        parts = max(1, size // _reach(DOUBLE))
-        return start + (2 * (parts // 2) + 1) * size // (2 * parts)
-    best: tuple[int, int] | None = None
-    away = _reach(DOUBLE)
-    first, last = paid[0], paid[-1]
-    if first - away >= start:
-        best = (first - start, max(start, min((start + first) // 2, first - away)))
-    if last + away < end:
-        best = max(best or (0, 0), (end - 1 - last, min(end - 1, max((last + end) // 2, last + away))))
-    for low, high in pairwise(paid):
-        middle = (low + high) // 2
-        inside = start <= middle < end
-        if inside and _survival(middle - low) + _survival(high - middle) <= DOUBLE:
-            best = max(best or (0, 0), (high - low, middle))
-    return best[1] if best else None
+def _may_explain(attempt: InFlight) -> bool:
+    """Whether an attempt may show a context that no pull request has yet: a session, its second try, the template."""
+    return attempt.stage in _AGENT_OR_STOCK or attempt.source is None
+
+
+def _is_made_here(step: Step) -> bool:
+    """Whether a second try is of a context that no other pull request has."""
+    return isinstance(step, Try) and step.source is None

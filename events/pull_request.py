@@ -81,6 +81,7 @@ TRANSITIONS: Mapping[PrState, Mapping[str, PrState]] = {
     PrState.SUCCEEDED: {
         "PullRequestsAdmitted": PrState.QUEUED,
         "PullRequestReopened": PrState.QUEUED,
+        "ContextRevoked": PrState.QUEUED,
     },
     PrState.FAILED: {
         "PullRequestsAdmitted": PrState.QUEUED,

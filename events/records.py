@@ -7,12 +7,15 @@ from datetime import datetime
 import msgspec
 
 from events.pull_request import PrState
-from events.work import Stage, VerificationRules
+from events.work import FailureClass, Outcome, Stage, VerificationRules
 
-__all__ = ["InFlight", "Place", "PrRecord", "import_key", "posix"]
+__all__ = ["Flaked", "InFlight", "Place", "PrRecord", "context_of", "import_key", "posix"]
 
 Place = tuple[float, int]
 """A pull request's place on the time line: POSIX seconds, then its number."""
+
+
+_rules = msgspec.json.Encoder()
 
 
 def posix(created_at: str) -> float:
@@ -21,8 +24,8 @@ def posix(created_at: str) -> float:
 
 
 def import_key(number: int, inputs: str, rules: VerificationRules) -> str:
-    """Under what a repository's state keeps an imported context: one job of one pull request."""
-    return f"{number}:{inputs}:{rules.level}:{rules.min_pass_ratio}"
+    """Under what a repository's state keeps an imported context: one job of one pull request, under all its rules."""
+    return f"{number}:{inputs}:{_rules.encode(rules).decode()}"
 
 
 class InFlight(msgspec.Struct, kw_only=True):
@@ -35,11 +38,34 @@ class InFlight(msgspec.Struct, kw_only=True):
     agent: str | None
     lease: str
     runner: str
+    source: int | None = None
+
+
+def context_of(attempt: InFlight, outcome: Outcome) -> str | None:
+    """What an outcome speaks of: the context that was tried, or that a session made (if it made one)."""
+    if outcome.context is not None or attempt.stage is Stage.LLM_GENERATE:
+        return outcome.context
+    return attempt.context
+
+
+class Flaked(msgspec.Struct, frozen=True):
+    """The attempt that first saw a context's verdict flip: its stage, and where it had the context from."""
+
+    stage: Stage
+    source: int | None
 
 
 class PrRecord(msgspec.Struct, kw_only=True):
-    """One pull request. ``tried``: the contexts refuted on it under its present inputs and rules. ``not_before``: POSIX
-    seconds before which nothing is tried on it, after infra failures of its own."""
+    """One pull request.
+
+    - ``tried``: the contexts refuted on it under its present inputs and rules; ``flaked``: those whose verdict was not
+      the same twice, with the attempt that saw it first. Each is tried once more before it is refuted.
+    - ``not_before``: POSIX seconds before which nothing is tried on it, after infra failures of its own.
+    - ``generation_ended``: an agent tampered on it, and no further session is paid for it.
+    - ``context`` and why it is trusted: ``verified_by`` (a stage), ``source`` (the pull request that it was taken from)
+      and ``tests`` (the ``tests`` blob of the attempt that verified it).
+    - ``failure_class``: of the last failure that was not the infrastructure's.
+    """
 
     issue_number: int
     created_at: str
@@ -61,3 +87,14 @@ class PrRecord(msgspec.Struct, kw_only=True):
     behind: str | None = None
     context: str | None = None
     reason: str = ""
+    flaked: dict[str, Flaked] = msgspec.field(default_factory=dict)
+    generation_ended: bool = False
+    failure_class: FailureClass | None = None
+    verified_by: Stage | None = None
+    source: int | None = None
+    tests: str | None = None
+
+    @property
+    def again(self) -> str | None:
+        """The context that is to be tried once more, because its last verdict was a flake."""
+        return next((one for one in self.flaked if one not in self.tried), None) if self.flaked else None

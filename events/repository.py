@@ -10,7 +10,8 @@ What the state guarantees at every version:
 - a pull request is startable (in ``ready``) exactly when it belongs to the active sweep, was seeded or reached by the
   cascade, and is in ``queued`` or ``find_similar``;
 - an attempt is in ``inflight`` from its start to its end, and its pull request is in that attempt's stage;
-- ``verified`` holds exactly the pull requests in ``succeeded``, ordered by time.
+- ``verified`` holds exactly the pull requests in ``succeeded``, ordered by time; a context that is revoked verifies
+  none of those that its revocation names.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from events.types import (
     AttemptStarted,
     AttemptSucceeded,
     CacheHit,
+    ContextRevoked,
     ContextsImported,
     LeaseAwaited,
     NeighboursQueued,
@@ -46,7 +48,7 @@ from events.work import FailureClass, Stage, VerificationRules
 
 __all__ = ["evolve", "fold"]
 
-_QUEUED, _FIND_SIMILAR = PrState.QUEUED, PrState.FIND_SIMILAR
+_QUEUED, _FIND_SIMILAR, _LLM_GENERATE = PrState.QUEUED, PrState.FIND_SIMILAR, Stage.LLM_GENERATE
 """Members of an enum are slow to look up on their class, and these are compared with at every event."""
 _ENTERED = {stage: f"StageEntered:{stage.value}" for stage in Stage}
 _STARTED = {stage: f"AttemptStarted:{stage.value}" for stage in Stage}
@@ -119,7 +121,7 @@ def _not_held(state: RepositoryState, pr: PrRecord) -> None:
 def _forget_success(state: RepositoryState, pr: PrRecord) -> None:
     if pr.state is PrState.SUCCEEDED:
         remove_place(state.verified, (pr.at, pr.issue_number))
-        pr.context = None
+        pr.context = pr.verified_by = pr.source = pr.tests = None
 
 
 def _claimed(state: RepositoryState, event: RepositoryClaimed) -> None:
@@ -176,6 +178,8 @@ def _is_other_job(state: RepositoryState, one: Admission, rules: VerificationRul
 def _imported(state: RepositoryState, event: ContextsImported) -> None:
     for one in event.contexts:
         state.imported[import_key(one.issue_number, one.inputs, one.rules)] = one
+        if one.parent is not None:
+            state.parents.setdefault(one.context, set()).add(one.parent)
 
 
 def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
@@ -196,6 +200,7 @@ def _stage_entered(state: RepositoryState, event: StageEntered) -> None:
 
 def _cache_hit(state: RepositoryState, event: CacheHit) -> None:
     pr, to = _record(state, event.issue_number, "CacheHit")
+    pr.verified_by, pr.tests = Stage.CHECK_CACHE, event.tests
     _succeed(state, pr, to, event.context, event.reason)
 
 
@@ -231,6 +236,7 @@ def _attempt_started(state: RepositoryState, event: AttemptStarted) -> None:
         agent=event.agent,
         lease=event.lease,
         runner=event.runner,
+        source=event.source,
     )
 
 
@@ -252,8 +258,11 @@ def _succeed(state: RepositoryState, pr: PrRecord, to: PrState, context: str, re
 
 
 def _attempt_succeeded(state: RepositoryState, event: AttemptSucceeded) -> None:
-    pr, _, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptSucceeded")
+    pr, attempt, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptSucceeded")
     state.infra_streak, state.not_before = 0, 0.0
+    pr.verified_by, pr.source, pr.tests = attempt.stage, attempt.source, event.outcome.blobs.get("tests")
+    if attempt.stage is _LLM_GENERATE and attempt.context is not None and attempt.context != event.context:
+        state.parents.setdefault(event.context, set()).add(attempt.context)
     _succeed(state, pr, to, event.context, event.outcome.message)
 
 
@@ -268,11 +277,8 @@ def _attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
             state.not_before = pr.not_before
     else:
         state.infra_streak, state.not_before = 0, 0.0
-        refuted = event.outcome.context or attempt.context
-        if refuted is not None:
-            state.refute(refuted, pr)
-        if attempt.stage is Stage.LLM_GENERATE:
-            pr.generations += 1
+        pr.failure_class = event.outcome.failure_class
+        state.count_failure(pr, attempt, event.outcome)
     _make_ready(state, pr)
 
 
@@ -311,6 +317,7 @@ def _neighbours_queued(state: RepositoryState, event: NeighboursQueued) -> None:
 def _failed(state: RepositoryState, event: PullRequestFailed) -> None:
     pr, to = _record(state, event.issue_number, "PullRequestFailed")
     pr.state, pr.reason = to, event.reason
+    pr.failure_class = event.failure_class or pr.failure_class
     _leave_queue(state, event.issue_number)
     state.close(pr)
 
@@ -319,14 +326,37 @@ def _reopened(state: RepositoryState, event: PullRequestReopened) -> None:
     pr, to = _record(state, event.issue_number, "PullRequestReopened")
     if pr.state in FINISHED:
         _forget_success(state, pr)
-    pr.state, pr.reason = to, event.reason
     state.forget_refutations(pr)
+    pr.generation_ended, pr.failure_class = False, None
+    _begin_anew(state, pr, to, event.reason)
+
+
+def _begin_anew(state: RepositoryState, pr: PrRecord, to: PrState, reason: str) -> None:
+    """A finished pull request is open again, with its budgets whole."""
+    pr.state, pr.reason = to, reason
     pr.generations = pr.rate_limits = pr.infra_failures = pr.runner_deaths = 0
     pr.not_before = 0.0
     pr.reached = True
     if _is_member(state, pr.issue_number):
         insort(state.open, (pr.at, pr.issue_number))
     _make_ready(state, pr)
+
+
+def _revoked(state: RepositoryState, event: ContextRevoked) -> None:
+    moved = [_record(state, number, "ContextRevoked") for number in event.issue_numbers]
+    gone = set(event.contexts)
+    state.revoked.update((context, event.why) for context in event.contexts)
+    state.imported = {key: one for key, one in state.imported.items() if one.context not in gone}
+    for number in [number for number in state.again if state.prs[number].again in gone]:
+        del state.again[number]
+    for pr in state.prs.values():
+        for context in pr.flaked.keys() & gone:
+            del pr.flaked[context]
+    for pr, to in moved:
+        if event.attempt_id is not None and pr.verified_by is _LLM_GENERATE and pr.context == event.context:
+            pr.generation_ended = True  # it was this pull request's session that tampered
+        _forget_success(state, pr)
+        _begin_anew(state, pr, to, f"its context was revoked: {event.why}")
 
 
 _HANDLERS: dict[type, Callable[[RepositoryState, Any], None]] = {
@@ -345,6 +375,7 @@ _HANDLERS: dict[type, Callable[[RepositoryState, Any], None]] = {
     NeighboursQueued: _neighbours_queued,
     PullRequestFailed: _failed,
     PullRequestReopened: _reopened,
+    ContextRevoked: _revoked,
 }
 
 

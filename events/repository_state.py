@@ -6,7 +6,11 @@ Only :func:`events.repository.evolve` changes a state. The indexes are kept by i
 - ``unreached``: those that no cascade has reached yet, ordered by time;
 - ``queued``: those of ``ready`` that have not been through the cache;
 - ``refuted``: by context, where on the time line it was refuted, ordered by time;
-- ``held``: by attempt, who waits for its end.
+- ``held``: by attempt, who waits for its end;
+- ``again``: the unfinished pull requests on which a context is to be tried once more after a flake.
+
+``revoked`` holds the contexts that are never used again, with the reason; ``parents`` of each context those that a
+session made it from. ``verified`` and ``imported`` have no context of ``revoked``.
 """
 
 from __future__ import annotations
@@ -16,9 +20,9 @@ from bisect import bisect_left, insort
 import msgspec
 
 from events.pull_request import FINISHED, PrState
-from events.records import InFlight, Place, PrRecord
+from events.records import Flaked, InFlight, Place, PrRecord, context_of
 from events.types import ImportedContext
-from events.work import CascadePolicy
+from events.work import CascadePolicy, FailureClass, Outcome, Stage
 
 __all__ = ["RepositoryState", "remove_place"]
 
@@ -43,6 +47,9 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     held: dict[str, dict[int, None]] = msgspec.field(default_factory=dict)
     verified: list[Place] = msgspec.field(default_factory=list)
     imported: dict[str, ImportedContext] = msgspec.field(default_factory=dict)
+    again: dict[int, None] = msgspec.field(default_factory=dict)
+    revoked: dict[str, str] = msgspec.field(default_factory=dict)
+    parents: dict[str, set[str]] = msgspec.field(default_factory=dict)
     infra_streak: int = 0
     not_before: float = 0.0
 
@@ -60,6 +67,20 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     def of_sweep(self, sweep: str) -> list[PrRecord]:
         """The pull requests of one sweep, in the order of their times."""
         return sorted((self.prs[n] for n in self.members.get(sweep, ())), key=lambda pr: (pr.at, pr.issue_number))
+
+    def contexts(self) -> set[str]:
+        """Every context that the stream knows of: used, tried, made, imported or revoked."""
+        known = {*self.revoked, *self.refuted, *self.parents, *(one.context for one in self.imported.values())}
+        known.update(parent for parents in self.parents.values() for parent in parents)
+        if self.policy is not None:
+            known.add(self.policy.stock_context)
+        used = [pr.context for pr in self.prs.values()] + [one.context for one in self.inflight.values()]
+        return known.union(one for one in used if one is not None)
+
+    def has_work(self, sweep: str) -> bool:
+        """Whether a pull request of the sweep was reached and is not finished."""
+        members = (self.prs[number] for number in self.members.get(sweep, ()))
+        return any(pr.reached and pr.state not in FINISHED for pr in members)
 
     def counts(self, sweep: str) -> dict[str, int]:
         """Pull requests of one sweep by state; those that wait for a slot appear as ``awaiting_slot``."""
@@ -85,20 +106,47 @@ class RepositoryState(msgspec.Struct, kw_only=True):
         self.unreached = sorted((pr.at, pr.issue_number) for pr in active if not pr.reached)
 
     def close(self, pr: PrRecord) -> None:
-        """Takes a finished pull request out of the index that it is in."""
+        """Takes a finished pull request out of the indexes that it is in."""
+        self.again.pop(pr.issue_number, None)
         remove_place(self.open if pr.reached else self.unreached, (pr.at, pr.issue_number))
 
     def refute(self, context: str, pr: PrRecord) -> None:
         """Remembers that ``context`` does not build ``pr``."""
         if context not in pr.tried:
             pr.tried.add(context)
+            self.again.pop(pr.issue_number, None)
             insort(self.refuted.setdefault(context, []), (pr.at, pr.issue_number))
+
+    def count_failure(self, pr: PrRecord, attempt: InFlight, outcome: Outcome) -> None:
+        """What a failure that is not the infrastructure's refutes, and which of the budgets of ``pr`` it spends.
+
+        The first flake of a context spends nothing but that it was the first. What was revoked meanwhile is out of use
+        anyway, and nobody is charged for it.
+        """
+        context, made_here = context_of(attempt, outcome), attempt.stage is Stage.LLM_GENERATE
+        flaked = pr.flaked.get(context) if context is not None else None
+        if flaked is not None and flaked.stage is Stage.LLM_GENERATE:
+            made_here = True
+        if outcome.failure_class is FailureClass.TAMPER and made_here:
+            pr.generation_ended = True
+        if self.revoked and (context in self.revoked or attempt.context in self.revoked):
+            return
+        if outcome.failure_class is FailureClass.FLAKE and context is not None and flaked is None:
+            pr.flaked[context] = Flaked(attempt.stage, attempt.source)
+            self.again[pr.issue_number] = None
+            return
+        if context is not None:
+            self.refute(context, pr)
+        if made_here:
+            pr.generations += 1
 
     def forget_refutations(self, pr: PrRecord) -> None:
         """Forgets what was refuted on a pull request that is worked on anew."""
         for context in pr.tried:
             remove_place(self.refuted[context], (pr.at, pr.issue_number))
         pr.tried.clear()
+        pr.flaked.clear()
+        self.again.pop(pr.issue_number, None)
 
 
 def remove_place(line: list[Place], place: Place) -> None:

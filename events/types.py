@@ -18,7 +18,15 @@ from __future__ import annotations
 
 import msgspec
 
-from events.work import CascadePolicy, FailureClass, Outcome, Stage, VerificationRules
+from events.work import (
+    Admission,
+    CascadePolicy,
+    FailureClass,
+    ImportedContext,
+    Outcome,
+    Stage,
+    VerificationRules,
+)
 
 __all__ = [
     "Account",
@@ -30,6 +38,7 @@ __all__ = [
     "AttemptStarted",
     "AttemptSucceeded",
     "CacheHit",
+    "ContextRevoked",
     "ContextsImported",
     "Event",
     "GovernorClaimed",
@@ -74,22 +83,6 @@ class RepositoryClaimed(_Event, frozen=True):
     sweep: str
 
 
-class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One pull request as it entered a timeline.
-
-    ``row`` is the blob of its full timeline row; ``inputs`` the digest of what decides its environment (commit,
-    Python version, requirements): equal inputs under equal rules are the same job.
-    """
-
-    issue_number: int
-    created_at: str
-    commit: str
-    python_version: str
-    row: str
-    inputs: str
-    seed: bool = True
-
-
 class PullRequestsAdmitted(_Event, frozen=True):
     """Pull requests joined the timeline, or joined it anew with other inputs or rules."""
 
@@ -97,17 +90,6 @@ class PullRequestsAdmitted(_Event, frozen=True):
     rules: VerificationRules
     policy: CascadePolicy
     pull_requests: list[Admission]
-
-
-class ImportedContext(msgspec.Struct, frozen=True, kw_only=True):
-    """A context that the build-context cache knows as verified for one pull request."""
-
-    context: str
-    issue_number: int
-    created_at: str
-    inputs: str
-    rules: VerificationRules
-    attempt_id: str
 
 
 class ContextsImported(_Event, frozen=True):
@@ -129,12 +111,16 @@ class StageEntered(_Event, frozen=True):
 
 
 class CacheHit(_Event, frozen=True):
-    """A context is already verified for exactly this pull request, under these rules: nothing is built again."""
+    """A context is already verified for exactly this pull request, under these rules: nothing is built again.
+
+    ``tests``: the ``tests`` blob of the attempt that verified it, if that is known.
+    """
 
     issue_number: int
     context: str
     attempt_id: str
     reason: str
+    tests: str | None = None
 
 
 class PullRequestHeld(_Event, frozen=True):
@@ -168,6 +154,7 @@ class AttemptStarted(_Event, frozen=True):
     runner: str
     agent: str | None = None
     context: str | None = None
+    """What is tried; for ``llm_generate``, what the session starts from."""
     source: int | None = None
     """The pull request that the context was verified on, for ``try_similar``."""
     reason: str = ""
@@ -239,6 +226,21 @@ class PullRequestReopened(_Event, frozen=True):
     reason: str
 
 
+class ContextRevoked(_Event, frozen=True):
+    """A context is not to be trusted any more, nor is what was made from it: none of them is used again here.
+
+    ``contexts``: itself, and those that descend from it and were not revoked before. ``issue_numbers``: the pull
+    requests that were verified by one of them; they are worked on again. ``attempt_id``: the attempt that found it
+    tampering; else somebody revoked it by hand.
+    """
+
+    context: str
+    why: str
+    contexts: list[str]
+    issue_numbers: list[int] = msgspec.field(default_factory=list)
+    attempt_id: str | None = None
+
+
 RepositoryEvent = (
     RepositoryClaimed
     | PullRequestsAdmitted
@@ -255,6 +257,7 @@ RepositoryEvent = (
     | NeighboursQueued
     | PullRequestFailed
     | PullRequestReopened
+    | ContextRevoked
 )
 
 # ---------------------------------------------------------------- attempt:ID

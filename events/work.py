@@ -12,9 +12,11 @@ from typing import ClassVar
 import msgspec
 
 __all__ = [
+    "Admission",
     "CascadePolicy",
     "Check",
     "FailureClass",
+    "ImportedContext",
     "Level",
     "Metrics",
     "Outcome",
@@ -123,6 +125,40 @@ class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_candidates: int = 6
     generate: bool = False
     max_attempts: int = 3
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One pull request as it entered a timeline.
+
+    ``row`` is the blob of its full timeline row; ``inputs`` the digest of what decides its environment (commit,
+    Python version, requirements): equal inputs under equal rules are the same job.
+    """
+
+    issue_number: int
+    created_at: str
+    commit: str
+    python_version: str
+    row: str
+    inputs: str
+    seed: bool = True
+
+
+class ImportedContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A context that the build-context cache knows as verified for one pull request.
+
+    ``parent``: the context that a session made it from; ``tests``: the ``tests`` blob of the attempt that verified it;
+    ``revoked``: why it is not to be used any more.
+    """
+
+    context: str
+    issue_number: int
+    created_at: str
+    inputs: str
+    rules: VerificationRules
+    attempt_id: str
+    parent: str | None = None
+    tests: str | None = None
+    revoked: str | None = None
 
 
 class Check(msgspec.Struct, frozen=True, gc=False):

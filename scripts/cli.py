@@ -22,6 +22,8 @@ COMMANDS = {
     "resolve": "Fills requirements and Python version as of each pull request's date.",
     "sweep": "Builds and verifies an environment for every pull request of a timeline.",
     "resume": "Goes on with a sweep that was interrupted.",
+    "retry": "Opens a sweep's failed pull requests again and goes on with it.",
+    "revoke": "Takes a context out of use, with all that descends from it.",
     "status": "Shows how a sweep stands.",
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",

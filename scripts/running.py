@@ -1,4 +1,4 @@
-"""What ``sweep`` and ``resume`` share: options, signals, progress, the closing report."""
+"""What ``sweep``, ``resume`` and ``retry`` share: options, signals, progress, the closing report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scripts.display import ProgressDisplay
 from scripts.summary import print_summary
 from store.opening import absolute_url, open_store
 
-__all__ = ["RunChoices", "check_store", "require_engine", "run_and_report", "sweep_options"]
+__all__ = ["RunChoices", "check_store", "require_engine", "run_and_report", "sweep_options", "wait_for_lock"]
 
 
 LOCK_WAIT_S = 15.0
@@ -69,7 +69,7 @@ def run_and_report(
     """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
     if run.address is None:
         require_engine(settings)
-    _try_lock(run.store, sweep)
+    wait_for_lock(run.store, sweep)
     options = RunOptions(
         store_url=absolute_url(run.store), sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
     )
@@ -104,7 +104,7 @@ def check_store(url: str) -> None:
         return  # nothing is there yet; what cannot be made is told when the log is opened for writing
 
 
-def _try_lock(url: str, sweep: str) -> None:
+def wait_for_lock(url: str, sweep: str) -> None:
     """Tells before Ray is started that a log is locked or cannot be written.
 
     The actors of a driver that was just killed live on for a few seconds and hold the lock: that is waited for.

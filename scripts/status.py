@@ -37,11 +37,13 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     message: str
     log_tail: str
+    failure_class: str | None = None
     blobs: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``status --json`` prints. ``last_run_ended``: how, or that it runs or was killed."""
+    """What ``status --json`` prints. ``last_run_ended``: how, or that it runs or was killed; ``revoked``: contexts that
+    are out of use and why, by repository."""
 
     sweep: str
     store: str
@@ -52,6 +54,7 @@ class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     repositories: dict[str, dict[str, int]]
     running: list[AttemptView]
     failed: list[AttemptView]
+    revoked: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
 
 
 @click.command()
@@ -98,6 +101,7 @@ def _view(url: str, sweep: str) -> SweepView:
         repositories: dict[str, dict[str, int]] = {}
         total: dict[str, int] = {}
         failed: list[AttemptView] = []
+        revoked: dict[str, dict[str, str]] = {}
         for name, one in state.repositories.items():
             folded = read_repository(store.log, name)
             counts = folded.counts(sweep) or {"queued": one.rows.pull_requests}
@@ -105,6 +109,8 @@ def _view(url: str, sweep: str) -> SweepView:
             for key, number in counts.items():
                 total[key] = total.get(key, 0) + number
             failed += _failed(store, folded, sweep)
+            if folded.revoked:
+                revoked[name] = folded.revoked
         running = [
             _attempt_view(one, "", store.blobs)
             for one in store.models.attempts(sweep=sweep, state=AttemptState.RUNNING)
@@ -119,6 +125,7 @@ def _view(url: str, sweep: str) -> SweepView:
             repositories=repositories,
             running=running,
             failed=failed,
+            revoked=revoked,
         )
 
 
@@ -140,9 +147,10 @@ def _failed(store: Store, folded: RepositoryState, sweep: str) -> list[AttemptVi
             last[one.issue_number] = one
     found = []
     for number in numbers:
-        reason = folded.prs[number].reason
+        reason, cls = folded.prs[number].reason, folded.prs[number].failure_class
         if number in last:
-            found.append(_attempt_view(last[number], reason, store.blobs))
+            view = _attempt_view(last[number], reason, store.blobs)
+            found.append(msgspec.structs.replace(view, failure_class=cls))
         else:
             name = f"{folded.repository}#{number}"
             found.append(
@@ -154,6 +162,7 @@ def _failed(store: Store, folded: RepositoryState, sweep: str) -> list[AttemptVi
                     reason=reason,
                     message=reason,
                     log_tail="",
+                    failure_class=cls,
                 )
             )
     return found
@@ -168,6 +177,7 @@ def _attempt_view(one: AttemptRow, reason: str, blobs: BlobStore) -> AttemptView
         reason=reason or one.reason,
         message=one.message or "",
         log_tail=one.log_tail or "",
+        failure_class=one.failure_class,
         blobs={kind: str(blobs.path_of(d)) if isinstance(blobs, FileBlobs) else d for kind, d in one.blobs.items()},
     )
 
@@ -183,8 +193,11 @@ def _picture(view: SweepView) -> Group:
             table.add_row(one.pull_request, one.stage, one.reason)
         parts.append(table)
     for one in view.failed:
-        parts.append(Text(f"\n{one.pull_request} failed: {one.reason}", style="red"))
+        cls = f" ({one.failure_class})" if one.failure_class else ""
+        parts.append(Text(f"\n{one.pull_request} failed{cls}: {one.reason}", style="red"))
         tail = one.log_tail.splitlines()[-TAIL_LINES:]
         parts.extend(Text(f"  | {line}", style="dim") for line in tail)
         parts.extend(Text(f"  {kind}: {where}", style="dim", no_wrap=True) for kind, where in one.blobs.items())
+    for repository, contexts in view.revoked.items():
+        parts.extend(Text(f"{repository}: context {one[:12]} is revoked: {why}") for one, why in contexts.items())
     return Group(*parts)

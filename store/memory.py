@@ -52,13 +52,17 @@ class MemoryTables(Tables):
         self.admissions: dict[tuple[str, str, int], AdmissionRow] = {}
         self.attempts: dict[str, AttemptRow] = {}
         self.errors: dict[str, ErrorRow] = {}
-        self.contexts: dict[tuple[str, str, str, int], CachedContext] = {}
+        self.cached: dict[tuple[str, str, str, int], CachedContext] = {}
 
     def admission(self, owner: str, repo: str, issue_number: int) -> AdmissionRow | None:
         return self.admissions.get((owner, repo, issue_number))
 
     def attempt(self, attempt_id: str) -> AttemptRow | None:
         return self.attempts.get(attempt_id)
+
+    def contexts(self, owner: str, repo: str, context: str) -> list[CachedContext]:
+        rows = [row for key, row in self.cached.items() if key[:3] == (context, owner, repo)]
+        return sorted(rows, key=lambda row: row.issue_number)
 
     def put(self, row: Row) -> None:
         match row:
@@ -69,7 +73,7 @@ class MemoryTables(Tables):
             case ErrorRow():
                 self.errors[row.attempt_id] = row
             case CachedContext():
-                self.contexts[row.context, row.owner, row.repo, row.issue_number] = row
+                self.cached[row.context, row.owner, row.repo, row.issue_number] = row
 
 
 class MemoryModels(ReadModels):
@@ -80,7 +84,7 @@ class MemoryModels(ReadModels):
         self.tables = MemoryTables()
 
     def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
-        rows = [row for row in list(self.tables.contexts.values()) if (row.owner, row.repo) == (owner, repo)]
+        rows = [row for row in list(self.tables.cached.values()) if (row.owner, row.repo) == (owner, repo)]
         return sorted(rows, key=lambda row: (row.verified_at, row.issue_number, row.context))
 
     def attempts(

@@ -2,7 +2,8 @@
 
 - ``build_attempts``: every attempt, from its start on.
 - ``error_logs``: why each failed attempt failed.
-- ``build_contexts``: the build-context cache: what is verified, on which pull request, under which rules.
+- ``build_contexts``: the build-context cache: what is verified, on which pull request, under which rules, what it was
+  made from, and whether it was revoked since.
 - ``admissions``: pull requests as they last joined; the cache's rows take their inputs and rules from it.
 
 ``project`` is the only place that knows what an event does to a row; backends only get and put rows. So a live table
@@ -27,6 +28,7 @@ from events.types import (
     AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
+    ContextRevoked,
     Event,
     PullRequestsAdmitted,
 )
@@ -108,6 +110,8 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     log_tail: str = ""
     blobs: dict[str, str] = msgspec.field(default_factory=dict)
     reset_at: float | None = None
+    tests_flaky: int | None = None
+    tests_known: int | None = None
 
 
 class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,8 +132,9 @@ class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
 class CachedContext(msgspec.Struct, frozen=True, kw_only=True):
     """A context that is verified for one pull request, with the inputs and rules that it was verified under.
 
-    ``created_at`` (ISO 8601) is the pull request's; ``stage`` and ``source`` tell how the context got to it;
-    ``verified_at`` is in POSIX seconds.
+    ``created_at`` (ISO 8601) is the pull request's; ``stage`` and ``source`` tell how the context got to it, ``parent``
+    what a session made it from; ``tests`` is the blob of that name of the attempt that verified it. ``verified_at`` and
+    ``revoked_at`` are in POSIX seconds; one that was revoked is not to be used, for the reason ``revoked_why``.
     """
 
     context: str
@@ -144,6 +149,10 @@ class CachedContext(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage
     source: int | None
     verified_at: float
+    parent: str | None = None
+    tests: str | None = None
+    revoked_at: float | None = None
+    revoked_why: str | None = None
 
 
 Row = AdmissionRow | AttemptRow | ErrorRow | CachedContext
@@ -161,6 +170,10 @@ class Tables(ABC):
         """The row of this attempt."""
 
     @abstractmethod
+    def contexts(self, owner: str, repo: str, context: str) -> list[CachedContext]:
+        """The rows of this context in this repository, of every pull request, by number."""
+
+    @abstractmethod
     def put(self, row: Row) -> None:
         """Adds ``row``, or takes the place of the row with its key."""
 
@@ -170,7 +183,8 @@ class ReadModels(ABC):
 
     @abstractmethod
     def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
-        """All contexts verified on pull requests of this repository, by time of verification, then by key."""
+        """All contexts verified on pull requests of this repository, by time of verification, then by key; those that
+        were revoked among them, and marked so."""
 
     @abstractmethod
     def attempts(
@@ -284,8 +298,15 @@ def _succeeded(owner: str, repo: str, at: float, event: AttemptSucceeded, tables
                 stage=attempt.stage,
                 source=attempt.source,
                 verified_at=at,
+                parent=_parent(attempt, event),
+                tests=event.outcome.blobs.get("tests"),
             )
         )
+
+
+def _parent(started: AttemptRow, event: AttemptSucceeded) -> str | None:
+    made = started.stage is Stage.LLM_GENERATE and started.context != event.context
+    return started.context if made else None
 
 
 def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:
@@ -308,6 +329,12 @@ def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tabl
             blobs=outcome.blobs,
         )
     )
+
+
+def _revoked(owner: str, repo: str, at: float, event: ContextRevoked, tables: Tables) -> None:
+    for context in event.contexts:
+        for row in tables.contexts(owner, repo, context):
+            tables.put(replace(row, revoked_at=at, revoked_why=event.why))
 
 
 def _rate_limited(owner: str, repo: str, at: float, event: AttemptRateLimited, tables: Tables) -> None:  # noqa: ARG001
@@ -338,6 +365,8 @@ def _ended(attempt: AttemptRow, at: float, state: AttemptState, outcome: Outcome
         tests_failed=tests and tests.failed,
         tests_errors=tests and tests.errors,
         tests_skipped=tests and tests.skipped,
+        tests_flaky=tests and tests.flaky,
+        tests_known=tests and tests.known,
         build_s=metrics.build_s,
         test_s=metrics.test_s,
         peak_memory_bytes=metrics.peak_memory_bytes,
@@ -356,6 +385,7 @@ PROJECTED: Mapping[str, Callable[[str, str, float, Any, Tables], None]] = {
     AttemptFailed.__name__: _failed,
     AttemptRateLimited.__name__: _rate_limited,
     AttemptInterrupted.__name__: _interrupted,
+    ContextRevoked.__name__: _revoked,
 }
 """The event types that change a read model, by name."""
 

@@ -24,6 +24,7 @@ from store.read_models import (
     refuse_pruned,
 )
 from store.sqlite_file import SqliteFile
+from store.sqlite_schema import TRUST_SINCE
 
 __all__ = ["TABLES", "SqliteModels", "SqliteTables"]
 
@@ -33,16 +34,22 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 class _Table(Generic[R]):
-    """How a struct is a row of a table: one column a field, the fields in ``json`` as JSON text."""
+    """How a struct is a row of a table: one column a field, the fields in ``json`` as JSON text.
 
-    def __init__(self, name: str, row: type[R], *, json: Sequence[str] = ()) -> None:
+    ``added``: the last columns, which a log has from schema ``TRUST_SINCE`` on; a reader may meet an older one.
+    """
+
+    def __init__(self, name: str, row: type[R], *, json: Sequence[str] = (), added: int = 0) -> None:
         self.name, self.row, self.json = name, row, frozenset(json)
         self.columns = row.__struct_fields__
-        columns = ", ".join(f'"{column}"' for column in self.columns)
+        self._first = len(self.columns) - added
+        quoted = [f'"{column}"' for column in self.columns]
+        columns = ", ".join(quoted)
         self._json_at = [position for position, column in enumerate(self.columns) if column in self.json]
         marks = ", ".join("?" * len(self.columns))
         self.insert = f"INSERT OR REPLACE INTO {name} ({columns}) VALUES ({marks})"  # noqa: S608
         self._select = f"SELECT {columns} FROM {name}"  # noqa: S608
+        self._select_old = f"SELECT {', '.join(quoted[: self._first])} FROM {name}"  # noqa: S608
 
     def write(self, connection: sqlite3.Connection, rows: Sequence[R]) -> None:
         if rows:
@@ -57,20 +64,21 @@ class _Table(Generic[R]):
     def read(self, file: SqliteFile, order: str = "", /, **filters: object) -> list[R]:
         given = {column: value for column, value in filters.items() if value is not None}
         where = " AND ".join(f'"{column}" = ?' for column in given)
-        sql = self._select + (f" WHERE {where}" if where else "") + (f" ORDER BY {order}" if order else "")
+        select = self._select if file.schema >= TRUST_SINCE else self._select_old
+        sql = select + (f" WHERE {where}" if where else "") + (f" ORDER BY {order}" if order else "")
         return [self._row(values) for values in file.rows(sql, tuple(given.values()))]
 
     def _row(self, values: Sequence[object]) -> R:
-        fields: dict[str, Any] = dict(zip(self.columns, values, strict=True))
+        fields: dict[str, Any] = dict(zip(self.columns, values, strict=False))
         for column in self.json:
             fields[column] = msgspec.json.decode(fields[column])
         return msgspec.convert(fields, self.row, strict=False)
 
 
 _ADMISSIONS = _Table("admissions", AdmissionRow, json=["rules"])
-_ATTEMPTS = _Table("build_attempts", AttemptRow, json=["blobs"])
+_ATTEMPTS = _Table("build_attempts", AttemptRow, json=["blobs"], added=2)
 _ERRORS = _Table("error_logs", ErrorRow, json=["blobs"])
-_CONTEXTS = _Table("build_contexts", CachedContext, json=["rules"])
+_CONTEXTS = _Table("build_contexts", CachedContext, json=["rules"], added=4)
 
 TABLES: Sequence[_Table[Any]] = (_ADMISSIONS, _ATTEMPTS, _ERRORS, _CONTEXTS)
 """The tables that are read models, and the structs of their rows."""
@@ -102,6 +110,11 @@ class SqliteTables(MemoryTables):
         found = _ATTEMPTS.read(self._file, attempt_id=attempt_id)
         return found[0] if found else None
 
+    def contexts(self, owner: str, repo: str, context: str) -> list[CachedContext]:
+        stored = _CONTEXTS.read(self._file, owner=owner, repo=repo, context=context)
+        found = {row.issue_number: row for row in (*stored, *super().contexts(owner, repo, context))}
+        return [found[number] for number in sorted(found)]
+
     def flush(self) -> None:
         """Writes what was put since the last time."""
         if not self._touched:
@@ -110,14 +123,14 @@ class SqliteTables(MemoryTables):
         _ADMISSIONS.write(connection, list(self.admissions.values()))
         _ATTEMPTS.write(connection, list(self.attempts.values()))
         _ERRORS.write(connection, list(self.errors.values()))
-        _CONTEXTS.write(connection, list(self.contexts.values()))
+        _CONTEXTS.write(connection, list(self.cached.values()))
         self.forget()
 
     def forget(self) -> None:
         """Drops what was put since the last time: its transaction was rolled back."""
         if not self._touched:
             return
-        for buffer in (self.admissions, self.attempts, self.errors, self.contexts):
+        for buffer in (self.admissions, self.attempts, self.errors, self.cached):
             buffer.clear()
         self._touched = False
 

@@ -6,7 +6,7 @@ its like work on it.
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SNAPSHOTS_SINCE", "STEPS"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SNAPSHOTS_SINCE", "STEPS", "TRUST_SINCE"]
 
 APPLICATION_ID = 0x48454144
 """``HEAD``: tells a log from other programs' databases."""
@@ -173,11 +173,30 @@ _SNAPSHOTS = (
     """,
 )
 
-STEPS = (_FIRST, _SNAPSHOTS)
+_TRUST = (
+    "ALTER TABLE build_attempts ADD COLUMN tests_flaky INTEGER",
+    "ALTER TABLE build_attempts ADD COLUMN tests_known INTEGER",
+    "UPDATE build_attempts SET tests_flaky = 0, tests_known = 0 WHERE tests_passed IS NOT NULL",
+    "ALTER TABLE build_contexts ADD COLUMN parent TEXT",
+    "ALTER TABLE build_contexts ADD COLUMN tests TEXT",
+    "ALTER TABLE build_contexts ADD COLUMN revoked_at REAL",
+    "ALTER TABLE build_contexts ADD COLUMN revoked_why TEXT",
+    """
+    UPDATE build_contexts SET tests = (
+        SELECT json_extract(blobs, '$.tests') FROM build_attempts
+        WHERE build_attempts.attempt_id = build_contexts.attempt_id
+    )
+    """,
+)
+
+STEPS = (_FIRST, _SNAPSHOTS, _TRUST)
 """What lifts a log from schema 0 (an empty file) to 1, from 1 to 2, and so on; to be run in one transaction."""
 
 SNAPSHOTS_SINCE = 2
 """The first schema with snapshots; a reader may meet a log that no writer has lifted yet."""
+
+TRUST_SINCE = 3
+"""The first schema whose read models know of flaky tests, lineage and revocation."""
 
 SCHEMA = len(STEPS)
 """Number of the schema that the last step makes, kept as ``user_version``."""

@@ -23,6 +23,7 @@ from events.types import (
     AttemptInterrupted,
     AttemptStarted,
     AttemptSucceeded,
+    ContextRevoked,
     Event,
     OutcomeReported,
 )
@@ -85,6 +86,8 @@ def check_events(events: list[tuple[str, Event]]) -> None:
             assert (stream, event.issue_number) not in verified, "a verified pull request is not worked on again"
         if isinstance(event, AttemptSucceeded):
             verified.add((stream, event.issue_number))
+        if isinstance(event, ContextRevoked):
+            verified.difference_update((stream, number) for number in event.issue_numbers)
 
 
 class Sweep:

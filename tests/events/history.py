@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from events import codec
 from events.types import (
     Account,
@@ -12,6 +14,7 @@ from events.types import (
     AttemptStarted,
     AttemptSucceeded,
     CacheHit,
+    ContextRevoked,
     ContextsImported,
     Event,
     GovernorClaimed,
@@ -94,6 +97,10 @@ def history() -> list[tuple[str, Event]]:
     imported = ImportedContext(
         context=good, issue_number=6, created_at=rows[5].created_at, inputs="inputs-6", rules=RULES, attempt_id="old"
     )
+    made = "a" * 64
+    counted = replace(verified, tests=TestCounts(passed=7, failed=2, flaky=1, known=2), blobs={"tests": "7" * 64})
+    flaked = _outcome(verified=False, context=good, cls=FailureClass.FLAKE)
+    tampered = _outcome(verified=False, context=bad, cls=FailureClass.TAMPER)
     repository = RepositoryRows(repository="o/r", rows="e" * 64, pull_requests=6)
     sweep = "sweep:demo"
     return [
@@ -155,6 +162,23 @@ def history() -> list[tuple[str, Event]]:
             ),
         ),
         (REPOSITORY, PullRequestReopened(issue_number=4, sweep="demo", reason="a better prompt")),
+        (REPOSITORY, _started("a6", 3, Stage.LLM_GENERATE, agent="claude", context=good)),
+        (REPOSITORY, AttemptSucceeded(attempt_id="a6", issue_number=3, context=made, outcome=counted)),
+        (REPOSITORY, StageEntered(issue_number=2, stage=Stage.FIND_SIMILAR, reason="it is its turn")),
+        (REPOSITORY, _started("a7", 2, Stage.TRY_SIMILAR, context=good, source=1)),
+        (REPOSITORY, AttemptFailed(attempt_id="a7", issue_number=2, outcome=flaked)),
+        (REPOSITORY, _started("a8", 2, Stage.LLM_GENERATE, agent="claude")),
+        (REPOSITORY, AttemptFailed(attempt_id="a8", issue_number=2, outcome=tampered)),
+        (
+            REPOSITORY,
+            ContextRevoked(
+                context=bad, why="tampering was found on PR 2: refused: tamper", contexts=[bad], attempt_id="a8"
+            ),
+        ),
+        (
+            REPOSITORY,
+            ContextRevoked(context=good, why="its wheel is poisoned", contexts=[good, made], issue_numbers=[1, 3, 6]),
+        ),
         (sweep, RepositoryRetired(repository="o/r", succeeded=2, failed=0, unreached=0)),
         (sweep, SweepRunEnded(run="run-1", how="interrupted", reason="Ctrl-C")),
     ]

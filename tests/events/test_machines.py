@@ -22,6 +22,7 @@ from events.types import (
     AttemptStarted,
     AttemptSucceeded,
     CacheHit,
+    ContextRevoked,
     Lease,
     LeaseAwaited,
     LeasesGranted,
@@ -63,6 +64,7 @@ def event_of(trigger: str) -> RepositoryEvent | None:
         "AttemptInterrupted": AttemptInterrupted(attempt_id="a", issue_number=1, reason=""),
         "PullRequestFailed": PullRequestFailed(issue_number=1, reason="", stage="tests"),
         "PullRequestReopened": PullRequestReopened(issue_number=1, sweep="s", reason=""),
+        "ContextRevoked": ContextRevoked(context="c", why="", contexts=["c"], issue_numbers=[1]),
     }
     return events.get(name)
 

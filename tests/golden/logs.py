@@ -4,9 +4,10 @@ Each line of a log is an event as ``headrace events --json`` prints it, with ``e
 line of a states file is a stream's state after one event: a short digest of each field; its first line holds the
 shapes of the states.
 
-``python -m tests.golden.logs`` writes what is missing: a log of today's schemas from ``tests/events/history.py``, and
-the states of every log. A log that was released is never made again. Delete a states file, and run this, only when a
-state's *shape* changed; when it did not, a difference is a divergence that a user's log would meet too.
+``python -m tests.golden.logs`` writes what is missing: the newest log, from ``tests/events/history.py``, and the states
+of every log. A log that was released is never made again: when history has more in it, ``NEWEST`` gets another name.
+Delete a states file, and run this, only when a state's *shape* changed; when it did not, a difference is a divergence
+that a user's log would meet too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from store.memory import MemoryLog
 from tests.events.history import record
 
 FOLDER = Path(__file__).parent
+NEWEST = "schema-1-revocation"
 KINDS = ("repository:o/r", "sweep:s", "governor", "attempt:a")
 
 
@@ -87,11 +89,12 @@ def shapes() -> dict[str, str]:
 
 def write() -> None:
     """See the module."""
-    if not names():
+    newest = FOLDER / f"{NEWEST}.jsonl"
+    if not newest.exists():
         log = MemoryLog(log_id="golden")
         record(log)
         lines = [exported(one) | {"event_id": one.event_id, "schema": one.schema} for one in log.read_all()]
-        (FOLDER / "schema-1.jsonl").write_bytes(msgspec.json.Encoder().encode_lines(lines))
+        newest.write_bytes(msgspec.json.Encoder().encode_lines(lines))
     for name in names():
         path = FOLDER / f"{name}.states.jsonl"
         if path.exists():

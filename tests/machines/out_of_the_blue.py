@@ -11,6 +11,7 @@ from events.types import (
     AttemptStarted,
     AttemptSucceeded,
     CacheHit,
+    ContextRevoked,
     LeaseAwaited,
     NeighboursQueued,
     PullRequestFailed,
@@ -42,6 +43,7 @@ def out_of_the_blue(number: int, attempt_id: str) -> list[Any]:
         AttemptInterrupted(**attempt, reason=""),
         PullRequestFailed(issue_number=number, reason="", stage="tests"),
         PullRequestReopened(issue_number=number, sweep="s", reason=""),
+        ContextRevoked(context="c", why="", contexts=["c"], issue_numbers=[number]),
         NeighboursQueued(source=1, issue_numbers=[number, 99], reason=""),
         RepositoryActivated(repository="o/r"),
     ]

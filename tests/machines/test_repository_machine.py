@@ -1,9 +1,10 @@
 """The repository machine driven at random, against a model that only counts: ``decide`` and ``evolve``, nothing else.
 
 Commands come in any order and again: admissions (also with other inputs, of other sweeps), imported contexts, slots
-with and without agents, outcomes of every class, late and repeated ones, interrupts, claims. The model knows which pull
-requests there are, which attempts are under way, what was refuted on whom and what was verified. Whatever happened, a
-machine that is fed with slots and outcomes comes to its end.
+with and without agents, outcomes of every class, late and repeated ones, interrupts, claims, revocations by people and
+by what attempts found, retries. The model knows which pull requests there are, which attempts are under way, what was
+refuted on whom, what was verified and what is revoked. Whatever happened, a machine that is fed with slots and outcomes
+comes to its end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,18 @@ from hypothesis.stateful import (
 )
 
 from events.codec import decode, encode, schema_of
-from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Interrupt, Slot, TakeOutcome
+from events.commands import (
+    Admit,
+    Claim,
+    Command,
+    FillSlots,
+    ImportContexts,
+    Interrupt,
+    Reopen,
+    Revoke,
+    Slot,
+    TakeOutcome,
+)
 from events.decide import decide, is_drained
 from events.errors import IllegalTransition
 from events.pull_request import FINISHED, IN_ATTEMPT, TRANSITIONS, PrState
@@ -36,15 +48,16 @@ from events.types import (
     AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
+    ContextRevoked,
     ImportedContext,
     PullRequestReopened,
-    PullRequestsAdmitted,
     RepositoryEvent,
 )
 from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
 from tests.events.worlds import RULES, STOCK, admission, outcome
 from tests.machines.budget import budget
 from tests.machines.out_of_the_blue import out_of_the_blue
+from tests.machines.repository_model import RepositoryModel
 
 NUMBERS = range(1, 9)
 SWEEPS = ("s", "t")
@@ -54,7 +67,9 @@ ENDS_AFTER = 2_000
 ENDS = AttemptSucceeded | AttemptFailed | AttemptInterrupted | AttemptRateLimited
 
 numbers, sweeps = st.sampled_from(NUMBERS), st.sampled_from(SWEEPS)
-classes = st.sampled_from([FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT, FailureClass.FLAKE])
+classes = st.sampled_from(
+    [FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT, FailureClass.FLAKE, FailureClass.TAMPER]
+)
 policies = st.builds(
     CascadePolicy,
     stock_context=st.just(STOCK),
@@ -74,23 +89,14 @@ def trigger_of(event: RepositoryEvent) -> str:
     return f"{type(event).__name__}:{stage}" if isinstance(stage, Stage) else type(event).__name__
 
 
-class RepositoryMachine(RuleBasedStateMachine):
+class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
     """See the module."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.state = RepositoryState(repository="o/r")
         self.events: list[RepositoryEvent] = []
         self.now = 1_000_000.0
-        self.admitted: dict[int, tuple[str, VerificationRules]] = {}
-        self.members: dict[str, set[int]] = {}
-        self.running: dict[str, AttemptStarted] = {}
-        self.ended: list[str] = []
-        self.started: set[str] = set()
-        self.refuted: dict[int, set[str]] = {}
-        self.paid: dict[int, int] = {}
         self._ids = iter(range(10**6))
-        self.policy = CascadePolicy(stock_context=STOCK)
         self.given = TakeOutcome(attempt_id="none", outcome=outcome())
 
     @initialize(policy=policies, seeds=st.lists(numbers, max_size=8, unique=True), others=st.booleans())
@@ -114,52 +120,6 @@ class RepositoryMachine(RuleBasedStateMachine):
             assert decode(type(event).__name__, schema_of(event), encode(event)) == event
         self.events += events
         return events
-
-    def see(self, event: RepositoryEvent) -> None:
-        """Counts an event; what must hold at its place is asserted here."""
-        match event:
-            case PullRequestsAdmitted():
-                for row in event.pull_requests:
-                    if self.admitted.get(row.issue_number) != (row.inputs, event.rules):
-                        self.anew(row.issue_number)
-                    self.admitted[row.issue_number] = (row.inputs, event.rules)
-                self.members.setdefault(event.sweep, set()).update(row.issue_number for row in event.pull_requests)
-            case PullRequestReopened():
-                self.anew(event.issue_number)
-            case AttemptStarted():
-                self.see_start(event)
-            case AttemptSucceeded() | AttemptFailed() | AttemptInterrupted() | AttemptRateLimited():
-                attempt = self.running.pop(event.attempt_id)
-                assert attempt.issue_number == event.issue_number
-                self.ended.append(event.attempt_id)
-            case _:
-                return
-        if isinstance(event, AttemptFailed) and event.outcome.failure_class is not FailureClass.INFRA:
-            context = event.outcome.context or attempt.context
-            if context is not None:
-                self.refuted.setdefault(event.issue_number, set()).add(context)
-            if attempt.stage is Stage.LLM_GENERATE:
-                self.paid[event.issue_number] = self.paid.get(event.issue_number, 0) + 1
-
-    def see_start(self, event: AttemptStarted) -> None:
-        number = event.issue_number
-        assert event.attempt_id not in self.started, "an attempt starts once"
-        assert all(one.issue_number != number for one in self.running.values()), "one attempt at a time on a PR"
-        assert self.state.prs[number].state is not PrState.SUCCEEDED, "what is verified is not worked on again"
-        assert event.context not in self.refuted.get(number, set()), "what was refuted is not tried again"
-        assert number in self.members[self.state.sweep], "only the active sweep's pull requests are worked on"
-        if event.stage is Stage.LLM_GENERATE:
-            assert event.agent is not None
-            assert self.policy.generate
-            assert self.paid.get(number, 0) < self.policy.max_attempts, "the budget of a PR is kept"
-        else:
-            assert event.context is not None
-        self.started.add(event.attempt_id)
-        self.running[event.attempt_id] = event
-
-    def anew(self, number: int) -> None:
-        self.refuted.pop(number, None)
-        self.paid.pop(number, None)
 
     # ------------------------------------------------------------ rules
 
@@ -190,8 +150,14 @@ class RepositoryMachine(RuleBasedStateMachine):
     def claim(self, sweep: str) -> None:
         self.do(Claim(incarnation=f"i{next(self._ids)}", sweep=sweep))
 
-    @rule(number=numbers, strict=st.booleans(), context=st.sampled_from(["c" * 64, "d" * 64]))
-    def import_context(self, number: int, strict: bool, context: str) -> None:
+    @rule(
+        number=numbers,
+        strict=st.booleans(),
+        context=st.sampled_from(["c" * 64, "d" * 64]),
+        parent=st.sampled_from([None, "c" * 64]),
+        revoked=st.sampled_from([None, None, None, "elsewhere"]),
+    )
+    def import_context(self, number: int, strict: bool, context: str, parent: str | None, revoked: str | None) -> None:
         known = ImportedContext(
             context=context,
             issue_number=number,
@@ -199,9 +165,28 @@ class RepositoryMachine(RuleBasedStateMachine):
             inputs=f"inputs-{number}",
             rules=STRICT if strict else RULES,
             attempt_id="old",
+            parent=parent if parent != context else None,
+            revoked=revoked,
         )
         self.do(ImportContexts(contexts=[known]))
         assert self.do(ImportContexts(contexts=[known])) == []
+
+    @rule(which=st.randoms(use_true_random=False))
+    def revoke(self, which: Any) -> None:
+        """Anything that the repository knows, the stock template among it."""
+        context = which.choice([*sorted(self.state.contexts()), "unknown"])
+        command = Revoke(context=context, why="a person says so")
+        new = context != "unknown" and context not in self.revoked
+        assert [type(one) for one in self.do(command)] == [ContextRevoked] * new
+        assert self.do(command) == [], "revoking again says nothing"
+
+    @rule(sweep=sweeps, wanted=st.lists(numbers, max_size=4))
+    def retry(self, sweep: str, wanted: list[int]) -> None:
+        failed = {number for number, pr in self.state.prs.items() if pr.state is PrState.FAILED}
+        command = Reopen(sweep=sweep, issue_numbers=wanted, reason="tried again")
+        opened = {one.issue_number for one in self.do(command) if isinstance(one, PullRequestReopened)}
+        assert opened == failed & set(wanted) & self.members.get(sweep, set())
+        assert self.do(command) == []
 
     @rule(count=st.integers(1, 4), agents=st.lists(st.sampled_from([None, "claude", "codex"]), min_size=4, max_size=4))
     def fill(self, count: int, agents: list[str | None]) -> None:
@@ -247,7 +232,7 @@ class RepositoryMachine(RuleBasedStateMachine):
     def work_goes_on(self, seed: int, turns: int) -> None:
         """Slots become free and attempts end, in an order that the seed decides."""
         rng = random.Random(seed)  # noqa: S311 - replayable by intent
-        how = [None, None, FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT]
+        how = [None, None, None, *FailureClass]
         for _ in range(turns):
             self.now += rng.expovariate(1.0 / STEP_S)
             if rng.random() < 0.5:
@@ -274,11 +259,14 @@ class RepositoryMachine(RuleBasedStateMachine):
                 assert refusal_of(trial, event).startswith(type(event).__name__), f"{event} is allowed"
             else:
                 taken = evolve(copy.deepcopy(self.state), event)
-                assert (taken.prs[event.issue_number].state, taken.version) == (to, self.state.version + 1)
+                assert (taken.prs[number_of(event)].state, taken.version) == (to, self.state.version + 1)
         assert first_difference(trial, self.state) is None, "what is refused changes nothing"
 
     def leads_to(self, event: Any) -> PrState | None:
         """The state that ``event`` leads its pull request to; none: it is illegal here."""
+        if isinstance(event, ContextRevoked):
+            known = self.state.prs.get(event.issue_numbers[0])
+            return TRANSITIONS[known.state].get("ContextRevoked") if known is not None else None
         pr = self.state.prs.get(getattr(event, "issue_number", 0))
         attempt = self.running.get(getattr(event, "attempt_id", ""))
         if pr is None or (isinstance(event, AttemptStarted) and attempt is not None):
@@ -308,7 +296,10 @@ class RepositoryMachine(RuleBasedStateMachine):
         state = self.state
         verified = [pr for pr in state.prs.values() if pr.state is PrState.SUCCEEDED]
         assert list(state.verified) == sorted((pr.at, pr.issue_number) for pr in verified)
-        assert all(pr.context for pr in verified)
+        assert all(pr.context and pr.verified_by for pr in verified)
+        assert not {pr.context for pr in state.prs.values()} & self.revoked, "no poison stays verified"
+        assert not {one.context for one in state.imported.values()} & self.revoked
+        assert set(state.revoked) == self.revoked
         mine = state.members.get(state.sweep, set())
         assert set(state.ready) == {
             number
@@ -318,6 +309,8 @@ class RepositoryMachine(RuleBasedStateMachine):
         assert not set(state.ready) & set(state.waiting)
         for number, pr in state.prs.items():
             assert pr.tried == self.refuted.get(number, set())
+            assert {one: flaked.stage for one, flaked in pr.flaked.items()} == self.flaked.get(number, {})
+            assert (pr.generations, pr.generation_ended) == (self.paid.get(number, 0), number in self.tampered)
             if pr.state is PrState.HELD:
                 assert pr.behind in self.running, f"PR {number} waits for what is not under way"
 
@@ -329,6 +322,9 @@ class RepositoryMachine(RuleBasedStateMachine):
         assert state.open == [place for place in unfinished if state.prs[place[1]].reached]
         assert state.unreached == [place for place in unfinished if not state.prs[place[1]].reached]
         assert set(state.queued) == {number for number in state.ready if state.prs[number].state is PrState.QUEUED}
+        assert set(state.again) == {
+            number for number, pr in state.prs.items() if pr.again is not None and pr.state not in FINISHED
+        }
         refuted: dict[str, list[tuple[float, int]]] = {}
         held: dict[str, set[int]] = {}
         for pr in state.prs.values():
@@ -357,7 +353,7 @@ class RepositoryMachine(RuleBasedStateMachine):
             self.do(Claim(incarnation=f"i{next(self._ids)}", sweep=sweep))
             for turn in range(ENDS_AFTER):
                 for attempt in list(self.running.values()):
-                    cls = (FailureClass.RECIPE, None, FailureClass.INFRA)[turn % 7 % 3]
+                    cls = (FailureClass.RECIPE, None, FailureClass.INFRA, FailureClass.FLAKE)[turn % 7 % 4]
                     self.end(attempt, cls)
                 if is_drained(self.state):
                     break
@@ -372,6 +368,12 @@ class RepositoryMachine(RuleBasedStateMachine):
         self.queue_and_proofs_are_what_the_records_say()
         self.indexes_follow_from_the_records()
         self.folding_all_events_gives_the_state_that_is_live()
+
+
+def number_of(event: Any) -> int:
+    """The pull request that an event is about."""
+    number: int = event.issue_numbers[0] if isinstance(event, ContextRevoked) else event.issue_number
+    return number
 
 
 def refusal_of(state: RepositoryState, event: Any) -> str:

@@ -20,6 +20,7 @@ from events.types import (
     AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
+    ContextRevoked,
     Event,
     PullRequestsAdmitted,
     RepositoryClaimed,
@@ -46,9 +47,9 @@ OUTCOME = Outcome(
     level=Level.TESTS,
     stage="tests",
     image="sha256:1",
-    tests=TestCounts(passed=9, failed=1, errors=2, skipped=3),
+    tests=TestCounts(passed=9, failed=1, errors=2, skipped=3, flaky=4, known=1),
     metrics=Metrics(build_s=1.5, test_s=2.5, peak_memory_bytes=100, image_bytes=200, build_reused=True),
-    blobs={"build_log": "b" * 64},
+    blobs={"build_log": "b" * 64, "tests": "t" * 64},
     log_tail="10 passed",
 )
 FAILURE = Outcome(
@@ -139,9 +140,10 @@ def test_a_success_ends_its_attempt_and_caches_the_context_under_the_pull_reques
     assert (attempt.ended_stage, attempt.failure_class, attempt.context) == ("tests", None, "verified")
     tests = (attempt.tests_passed, attempt.tests_failed, attempt.tests_errors, attempt.tests_skipped)
     assert tests == (9, 1, 2, 3)
+    assert (attempt.tests_flaky, attempt.tests_known) == (4, 1)
     assert (attempt.build_s, attempt.test_s, attempt.peak_memory_bytes, attempt.image_bytes) == (1.5, 2.5, 100, 200)
     assert attempt.build_reused is True
-    assert (attempt.image, attempt.log_tail, attempt.blobs) == ("sha256:1", "10 passed", {"build_log": "b" * 64})
+    assert (attempt.image, attempt.log_tail, attempt.blobs) == ("sha256:1", "10 passed", OUTCOME.blobs)
     assert store.models.contexts_of("o", "r") == [
         CachedContext(
             context="verified",
@@ -156,6 +158,8 @@ def test_a_success_ends_its_attempt_and_caches_the_context_under_the_pull_reques
             stage=Stage.TRY_SIMILAR,
             source=7,
             verified_at=AT + 5,
+            parent=None,
+            tests="t" * 64,
         )
     ]
     assert store.models.contexts_of("o", "other") == []
@@ -310,6 +314,11 @@ histories = st.lists(
                     outcome=st.just(OUTCOME),
                 ),
                 st.builds(AttemptFailed, attempt_id=attempt_ids, issue_number=numbers, outcome=st.just(FAILURE)),
+                st.builds(
+                    lambda context, why: ContextRevoked(context=context, why=why, contexts=[context]),
+                    st.sampled_from(["c1", "c2"]),
+                    st.text(),
+                ),
                 st.builds(AttemptInterrupted, attempt_id=attempt_ids, issue_number=numbers, reason=st.text()),
                 st.builds(
                     AttemptRateLimited,
