@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from actors.verifier import judging
 from actors.verifier.commit import CommitTree
 from actors.verifier.levels import Subject
-from actors.verifier.patches import apply_patches, needs_build
+from actors.verifier.patches import apply_patches, compiled_sources
 from actors.verifier.report import TestOutcome
 from actors.verifier.session import PytestRun, Session
 from events.errors import InputError
@@ -60,7 +60,7 @@ def _run(
 ) -> PytestRun:
     script = session.spool / "docker_build_pkg.sh"
     script.write_text(context.build_pkg_sh, encoding="utf-8")
-    prepare = [["/bin/bash", BUILD_SCRIPT]] if needs_build(list(files)) else []
+    prepare = [["/bin/bash", BUILD_SCRIPT]] if compiled_sources(files) else []
     return session.pytest(
         kind,
         plugins=subject.inspection.plugins,

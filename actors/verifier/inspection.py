@@ -20,7 +20,7 @@ from loguru import logger
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings
-from actors.verifier.allowed_plugins import AllowedPlugins
+from actors.verifier.allowed_plugins import allowed_names
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
 from actors.verifier.control import OwnFile, hidden_files
@@ -166,14 +166,14 @@ class Inspector:
         ]
         origin = check_origin(files, tree, primary_root=request.primary_root or ".")
         own = {one.name for one in origin.distributions}
-        named = AllowedPlugins(tree, env_payload=request.env_payload or "")
+        named = own | allowed_names(tree, env_payload=request.env_payload or "")
         bringing = sorted({one.distribution for one in plugins(installed)})
         return Facts(
             findings=[*findings, *origin.findings],
             distributions=[f"{one.name} {one.version}" for one in origin.distributions],
             own=[OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files],
             plugins=bringing,
-            allowed=[name for name in bringing if name in own or named.allows(name)],
+            allowed=[name for name in bringing if name in named],
         )
 
     def _kept(self, key: str) -> Facts | None:

@@ -30,7 +30,7 @@ from tests.engine_fixtures import GitProject, TestBench
 
 __all__ = ["LAID_OVER", "SAMPLE", "Judge", "lay_over", "sample_project", "wheel"]
 
-LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION, Defence.ORIGIN})
+LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION})
 """What the images of these tests do not satisfy: they are made by laying files over one build, commit or not."""
 
 SAMPLE = {
