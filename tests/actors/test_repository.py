@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.admission import rows_to_bytes
 from actors.governor import RUNNERS, RateLimitGovernor
 from actors.log_client import LogClient, StreamWriter, new_event
 from actors.log_writer import LogWriter
-from actors.repository import Means, RepositoryActor, RepositoryConfig
+from actors.repository import Means, RepositoryActor, RepositoryConfig, _imported
 from actors.runner import AgentRunner, RunnerConfig
 from actors.settings import Settings
 from events import governor as governor_machine
+from events.commands import ImportContexts
 from events.errors import LogCorrupt
 from events.replay import StreamFold
 from events.streams import first_difference
 from events.types import Account, AttemptStarted, AttemptSucceeded, GovernorClaimed, OutcomeReported, RepositoryRows
-from events.work import CascadePolicy, VerificationRules
+from events.work import CascadePolicy, Outcome, VerificationRules, WorkOrder
 from store.blobs import MemoryBlobs
 from store.opening import open_store
 from store.replay import check
@@ -152,6 +155,49 @@ def test_a_pull_request_that_a_shorter_timeline_no_longer_names_keeps_its_row(tm
     asyncio.run(run())
     (repository,) = fold_repositories(read_events(f"sqlite:///{tmp_path}/log.db"))
     assert repository.counts("s") == {"succeeded": 3}
+
+
+def test_who_tries_a_neighbours_context_is_told_which_tests_failed_where_it_was_verified(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 3, Script())
+        runner = world.runner.target._bench  # type: ignore[attr-defined]
+        ordinary = runner.perform
+
+        def kept(order: WorkOrder, *, cancel: threading.Event) -> Outcome:
+            orders.append(order)
+            found: Outcome = ordinary(order, cancel=cancel)
+            return msgspec.structs.replace(found, context=order.context, blobs={"tests": order.attempt_id})
+
+        runner.perform = kept
+        await done(await world.actor())
+
+    orders: list[WorkOrder] = []
+    asyncio.run(run())
+    events = [one for _, one in read_events(f"sqlite:///{tmp_path}/log.db")]
+    verified = {one.issue_number: one.attempt_id for one in events if isinstance(one, AttemptSucceeded)}
+    sources = {one.attempt_id: one.source for one in events if isinstance(one, AttemptStarted)}
+    told = [(order.known_failures, verified.get(sources[order.attempt_id] or 0)) for order in orders]
+    assert told[0] == (None, None), "the template comes from nowhere"
+    assert len(told) == 3
+    assert all(given == wanted is not None for given, wanted in told[1:])
+
+
+def test_what_the_cache_knows_is_news_unless_it_is_revoked_or_known(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 1, Script())
+        actor = await world.actor()
+        await done(actor)
+        (cached,) = await actor._log.contexts_of("o", "r0")
+        assert not actor._is_news(cached)
+        assert actor._is_news(msgspec.structs.replace(cached, issue_number=7))
+        revoked = msgspec.structs.replace(cached, revoked_at=1.0, revoked_why="poisoned")
+        assert actor._is_news(revoked)
+        await actor._decide(ImportContexts(contexts=[_imported(revoked)]))
+        assert actor._state.revoked == {cached.context: "poisoned"}
+        assert not actor._is_news(revoked)
+        assert not actor._is_news(msgspec.structs.replace(cached, issue_number=7))
+
+    asyncio.run(run())
 
 
 def test_stopping_leaves_no_attempt_unmarked_whatever_is_under_way(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ POLL_S = 0.3
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """What is swept: rows, those that no context builds, and how the workbench behaves."""
+    """What is swept: rows, those that no context builds, and how the workbench behaves.
+
+    The first verdict on those in ``flaky`` is a flake; the refused ones are refused as one of ``classes``.
+    """
 
     rows: list[PullRequest]
     refused: frozenset[str]
@@ -56,6 +59,8 @@ class Scenario(msgspec.Struct, frozen=True):
     seconds: float
     infra: float
     policy: CascadePolicy
+    flaky: frozenset[str] = frozenset()
+    classes: tuple[FailureClass, ...] = (FailureClass.RECIPE,)
 
 
 def _scenario(rng: random.Random) -> Scenario:
@@ -79,6 +84,8 @@ def _scenario(rng: random.Random) -> Scenario:
         seconds=rng.choice([0.05, 2.0, 60.0]),
         infra=rng.choice([0.0, 0.0, 0.1]),
         policy=CascadePolicy(stock_context=STOCK, neighbor_cap=rng.choice([1, 40])),
+        flaky=frozenset(one.name for one in rows if rng.random() < 0.2),
+        classes=(FailureClass.RECIPE, FailureClass.TIMEOUT, FailureClass.TAMPER),
     )
 
 
@@ -89,6 +96,7 @@ class Bench:
         self._world, self._rng = world, world.rng
         self.began: Counter[str] = Counter()
         self.left: dict[str, Process] = {}
+        self._seen: set[str] = set()
 
     def perform(self, order: WorkOrder, *, cancel: threading.Event) -> Outcome:
         attempt_id = order.attempt_id
@@ -102,7 +110,7 @@ class Bench:
         self.left[attempt_id] = current_process()
         cancelled = cancel.wait(self._rng.uniform(0.5, 1.5) * self._world.scenario.seconds)
         torn = self.left.pop(attempt_id, None) is None
-        failure = FailureClass.RECIPE if order.pull_request.name in self._world.scenario.refused else None
+        failure = self._verdict(order.pull_request.name)
         if cancelled or torn or self._rng.random() < self._world.scenario.infra:
             failure = FailureClass.INFRA
         return Outcome(
@@ -114,6 +122,14 @@ class Bench:
             context=order.context,
             cancelled=cancelled,
         )
+
+    def _verdict(self, name: str) -> FailureClass | None:
+        """What the script says of a pull request; a first flake that is lost with its runner is not repeated."""
+        scenario, first = self._world.scenario, name not in self._seen
+        self._seen.add(name)
+        if name in scenario.refused:
+            return self._rng.choice(scenario.classes)
+        return FailureClass.FLAKE if first and name in scenario.flaky else None
 
     def reap(self, *, log_id: str, keep: frozenset[str]) -> list[str]:
         ended = sorted(self.left.keys() - keep)
