@@ -55,6 +55,8 @@ SEPARATE_STDLIB = frozenset(
 SEPARATE_MODULES = re.compile(r"lib-dynload/(?:_tkinter|_gdbm|_dbm)\.cpython-[\w-]+\.so")
 OPENSSL_CONFIGURATION = "etc/ssl/openssl.cnf"
 LOADS_CODE = re.compile(r"(?im)^\s*(?:dynamic_path|module|so_path|engine_id|engines?)\s*=.*|^\s*\.include.*")
+ALTERNATIVES = "etc/alternatives"
+"""Where Debian keeps links from a tool's name to the program that does it; packages change them."""
 LOADER_PRELOAD = "etc/ld.so.preload"
 
 
@@ -92,6 +94,10 @@ def _finding(message: str, *, failure_class: FailureClass = FailureClass.TAMPER)
     return Finding(defence=Defence.TOOLS, message=message, failure_class=failure_class)
 
 
+def _is_alternative(entry: Entry | None) -> bool:
+    return entry is not None and entry.kind == "link" and entry.target.startswith(f"/{ALTERNATIVES}/")
+
+
 class _Tools:
     """Judges one changed path after the other."""
 
@@ -116,6 +122,8 @@ class _Tools:
             yield _finding(f"/{path} decides what the interpreter loads, and is not the parent's; leave it as it was")
         elif path.startswith(f"{self._layout.stdlib}/"):
             yield from self._stdlib(path, entry)
+        elif folder == ALTERNATIVES:
+            yield from self._alternative(path, entry)
         elif folder in PATH_FOLDERS:
             yield from self._program(path, entry)
         elif path.startswith(LIBRARY_ROOTS) and not self._is_python_package(path):
@@ -141,6 +149,8 @@ class _Tools:
                 yield from self._console_script(path, entry)
             elif entry is not None and self._shadowed(path) is not None:
                 yield self._shadow(path, entry)
+        elif _is_alternative(before) and (entry is None or _is_alternative(entry)):
+            return
         elif before is not None and (before.kind != "file" or before.mode & 0o111):
             yield from self._altered(path, entry, core=name in CORE_TOOLS or bool(PYTHON_NAME.fullmatch(name)))
         elif entry is not None and before is None and self._shadowed(path) is not None:
@@ -148,6 +158,13 @@ class _Tools:
                 return
             if entry.kind != "link" or resolved(self._files, path) != resolved(self._files, self._shadowed(path) or ""):
                 yield self._shadow(path, entry)
+
+    def _alternative(self, path: str, entry: Entry | None) -> Iterator[Finding]:
+        """A tool's link leads to a program of the parent or of a package."""
+        target = None if entry is None else resolved(self._files, path)
+        changed = target is not None and target in self._files.changed()
+        if changed and not self._records.explains(target or "", self._files.entry(target or "")):
+            yield _finding(f"/{path} leads to /{target}, which no package brought; leave it as it was")
 
     def _console_script(self, path: str, entry: Entry) -> Iterator[Finding]:
         modules = CONSOLE_SCRIPTS.get(basename(path), ("pip",))

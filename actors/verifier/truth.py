@@ -101,10 +101,13 @@ class IndexTruth:
         question = [GENERATION, self._url, *self._extra, project, str(wanted), *asked]
         key = hashlib.sha256(json.dumps(question).encode()).hexdigest()
         path = self._cache / key[:2] / f"{key}.json"
-        known = _decoded(path)
-        if known is not None and Path(known.path).exists():
-            return known
+        found = _kept(path)
+        if found is not None:
+            return found
         with file_lock(self._cache / key[:2] / f"{key}.lock"):
+            found = _kept(path)
+            if found is not None:
+                return found
             found = self._fetch(project, wanted, asked)
             if found is not None:
                 temporary = path.with_suffix(f".{os.getpid()}.part")
@@ -127,11 +130,13 @@ class IndexTruth:
         return None
 
 
-def _decoded(path: Path) -> Release | None:
+def _kept(path: Path) -> Release | None:
+    """The answer that is kept in a file, as long as the downloaded file that it tells of is there, too."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Release)
+        release = msgspec.json.decode(path.read_bytes(), type=Release)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+    return release if Path(release.path).exists() else None
 
 
 def _chosen(files: Sequence[IndexFile], project: str, version: Version, tags: list[str]) -> IndexFile | None:

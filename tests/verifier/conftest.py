@@ -10,7 +10,7 @@ import pytest
 from actors.images import BuiltImage, Engine
 from actors.settings import BuildSettings
 from tests.engine_fixtures import TestBench
-from tests.verifier.images import Judge, order_for
+from tests.verifier.images import Altered, Judge, order_for
 
 
 @pytest.fixture(scope="session")
@@ -29,5 +29,13 @@ def judge(bench: TestBench, bench_cache: Path, sample: BuiltImage, tmp_path: Pat
     spool = tmp_path / "spool"
     spool.mkdir()
     made = Judge(bench=bench, sample=sample, order=order_for(bench, bench_cache), spool=spool)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def altered(engine: Engine, sample: BuiltImage, tmp_path: Path) -> Iterator[Altered]:
+    """Images laid over the sample's, seen from outside, for one test."""
+    made = Altered(engine=engine, sample=sample, cache_dir=tmp_path)
     yield made
     made.close()

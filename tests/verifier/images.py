@@ -25,10 +25,12 @@ from actors.settings import VerifySettings
 from actors.templates import stock_context
 from actors.verifier import TestOutcome, Verdict, Verifier
 from actors.verifier.defences import Defence
+from actors.verifier.image_files import ImageFiles
+from actors.verifier.layers import open_image
 from events.work import VerificationRules, WorkOrder
 from tests.engine_fixtures import GitProject, TestBench
 
-__all__ = ["LAID_OVER", "SAMPLE", "Judge", "lay_over", "sample_project", "wheel"]
+__all__ = ["LAID_OVER", "SAMPLE", "Altered", "Judge", "lay_over", "sample_project", "wheel"]
 
 LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION})
 """What the images of these tests do not satisfy: they are made by laying files over one build, commit or not."""
@@ -173,6 +175,32 @@ class Judge:
     def containers(self) -> list[str]:
         """Ids of the containers of this test's log that the engine has."""
         return [str(found["Id"]) for found in self.engine.containers({"headrace.log": self.order.log_id})]
+
+    def close(self) -> None:
+        """Removes the images that were laid over."""
+        for image_id in self._made:
+            self.engine.api.remove_image(image_id, force=True, noprune=False)
+
+
+class Altered:
+    """Lays files over the sample image and opens the result as files, with the sample's trusted parent."""
+
+    def __init__(self, *, engine: Engine, sample: BuiltImage, cache_dir: Path) -> None:
+        self.engine, self.sample, self.cache_dir = engine, sample, cache_dir
+        self._made: list[str] = []
+
+    def files(
+        self,
+        files: Mapping[str, str | bytes] | None = None,
+        *,
+        run: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> ImageFiles:
+        """The files of the sample with these laid over, a shell command run, and variables set."""
+        self._made.append(lay_over(self.engine, self.sample.image_id, files or {}, run=run, env=env))
+        return open_image(
+            self.engine, self._made[-1], parent_id=self.sample.parent_id, cache_dir=self.cache_dir / "cache"
+        )
 
     def close(self) -> None:
         """Removes the images that were laid over."""
