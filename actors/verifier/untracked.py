@@ -23,7 +23,7 @@ __all__ = ["Untracked"]
 BUILD_FOLDERS = frozenset(
     {"build", "dist", ".eggs", "__pycache__", "_skbuild", "target", "node_modules", "CMakeFiles", ".pytest_cache"}
     | {".mypy_cache", ".ruff_cache", ".hypothesis", ".tox", ".nox", ".cache", "wheelhouse", "htmlcov", ".benchmarks"}
-    | {"builddir", "_build", ".pybuild", ".asv", ".cython", ".git"}
+    | {"builddir", "_build", ".pybuild", ".asv", ".cython", ".git", ".pdm-build"}
 )
 BUILD_FOLDER = re.compile(r"\.mesonpy.*|cmake-build-.*|build-.*")
 METADATA_FOLDER = re.compile(r".*\.(egg-info|dist-info)|__pycache__")
@@ -36,6 +36,8 @@ RUNNER_MODULES = frozenset(
     | {"attr", "attrs", "xdist", "execnet", "coverage", "hypothesis", "mock", "nose", "sitecustomize", "usercustomize"}
 )
 SHADOWED = RUNNER_MODULES | sys.stdlib_module_names
+SCRATCH = frozenset({".pdm-build"})
+"""Folders in which a back end puts together what it installs, path files too; no interpreter looks there."""
 STARTUP = frozenset({"sitecustomize", "usercustomize"})
 DOCTEST = re.compile(rb"^\s*>>> ", re.MULTILINE)
 UNCHECKED = 0b01
@@ -95,7 +97,8 @@ class Untracked:
     def _by_name(  # noqa: PLR0911 - a return for each rule
         self, folder: str, name: str, read: Read, *, built: str | None
     ) -> str | None:
-        if name.split(".", maxsplit=1)[0] in STARTUP or name.endswith(".pth"):
+        scratch = built is not None and built.rpartition("/")[2] in SCRATCH
+        if name.split(".", maxsplit=1)[0] in STARTUP or (name.endswith(".pth") and not scratch):
             return "runs when an interpreter starts, and the commit has it not"
         if name.endswith((".pyc", ".pyo")) and folder.rpartition("/")[2] != "__pycache__":
             return "is compiled Python without a source"

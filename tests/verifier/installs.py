@@ -25,7 +25,7 @@ __all__ = ["SITE", "install", "python_with_backends", "setup_py_develop"]
 BACKENDS = (
     *("setuptools==79.0.1", "wheel==0.45.1", "hatchling>=1.27,<2", "hatch-vcs>=0.4,<1", "flit_core>=3.9,<5"),
     *("poetry-core>=2,<3", "pdm-backend>=2.4,<3", "setuptools_scm>=8,<11", "cython>=3,<4", "cffi>=1.17,<3"),
-    "versioneer==0.29",
+    *("versioneer==0.29", "editables>=0.5,<1"),
 )
 SITE = f"opt/venv/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 
@@ -48,7 +48,15 @@ def python_with_backends() -> Path:
 def install(image: Image, python: Path, *, editable: bool, folder: str = ".") -> None:
     """Installs a folder of an image's checkout into its environment."""
     target = ["--editable", "."] if editable else ["."]
-    options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--no-compile", "--ignore-installed"]
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--use-pep517",
+        "--no-build-isolation",
+        "--no-compile",
+        "--ignore-installed",
+    ]
     command = [str(python), "-m", "pip", "install", *options, "--prefix", str(image.root / "opt/venv"), *target]
     _run(command, folder=image.checkout / folder)
     _take_off_root(image)

@@ -174,7 +174,8 @@ LAYOUTS: Mapping[str, Layout] = {
             "pyproject.toml": pyproject(
                 "hatchling.build",
                 '"hatchling", "hatch-vcs"',
-                "[tool.hatch.version]\nsource = 'vcs'\n[tool.hatch.build.hooks.vcs]\nversion-file = 'pkg/_version.py'\n",
+                "[tool.hatch.version]\nsource = 'vcs'\n"
+                "[tool.hatch.build.hooks.vcs]\nversion-file = 'pkg/_version.py'\n",
                 project=VCS_PROJECT,
             ),
         }
