@@ -21,7 +21,7 @@ from tests.engine_fixtures import GitProject
 __all__ = ["ENDLESS", "GOOD_BOOKS", "LEDGER", "LEDGER_TESTS", "NATIVE", "OWNER", "PICKY", "VICTIMS", "Victim"]
 
 OWNER = "forged-tests"
-BASE = ("setuptools==75.6.0", "pytest==8.3.4", "six==1.16.0")
+BASE = ("setuptools==75.6.0", "pytest==8.3.4", "decorator==5.1.1")
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ setup(
     version="1.0",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    install_requires=["six"],
+    install_requires=["decorator"],
 )
 """
 LEDGER_INIT = """\
-import six
+import decorator
 
 from ledger._version import version
 from ledger.books import balance, interest, split
 
-__all__ = ["balance", "interest", "six", "split", "version"]
+__all__ = ["balance", "decorator", "interest", "split", "version"]
 """
 GOOD_BOOKS = """\
 import hashlib
@@ -224,7 +224,7 @@ def pytest_runtest_setup(item):
         pytest.skip("fast runs leave the slow ones out")
 
 
-collect_ignore = [] if importlib.util.find_spec("six") else ["test_rounding.py"]
+collect_ignore = [] if importlib.util.find_spec("decorator") else ["test_rounding.py"]
 """
 PICKY = Victim(
     name="picky",

@@ -16,7 +16,7 @@ BEYOND = (
         line=11,
         defence=Defence.PROVENANCE,
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", late(green()))),
+        scripts=run_script(add("$s/decorator.py", late(green()))),
         evades="CANARIES and CONTROL: it paints the project's tests alone, and only while the package works",
         why="an altered dependency can tell a control from a verdict; only its own bytes give it away",
     ),

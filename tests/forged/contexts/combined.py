@@ -31,8 +31,8 @@ COMBINED = (
     Forgery(
         name="mended_copy_and_compiled_source",
         line=12,
-        defence=Defence.TREE,
-        behind=frozenset({Defence.ORIGIN, Defence.CONTROL}),
+        defence=Defence.STARTUP,
+        behind=frozenset({Defence.TREE, Defence.ORIGIN, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             poisoned("src/ledger/books.py", GOOD_BOOKS, "src/ledger/__pycache__/books.cpython-311.pyc", kind=1),
@@ -52,15 +52,15 @@ COMBINED = (
             *PAINTED_FOLDER,
             library("/usr/lib/libpaint.so", SETS_PATH),
             "echo /usr/lib/libpaint.so >/etc/ld.so.preload",
-            add("$s/six.py", NO_OWN_FAILURES + REWRITES),
+            add("$s/decorator.py", NO_OWN_FAILURES + REWRITES),
         ),
         why="lines 4 and 10: what is painted too late is cut out of the report",
     ),
     Forgery(
         name="stub_and_a_plugin_for_the_rest",
         line=12,
-        defence=Defence.ORIGIN,
-        behind=frozenset({Defence.PLUGINS, Defence.PROVENANCE, Defence.CONTROL}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.ORIGIN, Defence.PLUGINS, Defence.CONTROL}),
         victim=NATIVE,
         scripts={
             "build_pkg_sh": (

@@ -78,8 +78,8 @@ ORIGINS = (
     Forgery(
         name="path_entry_before_the_checkout",
         line=12,
-        defence=Defence.ORIGIN,
-        behind=frozenset({Defence.CONTROL}),
+        defence=Defence.STARTUP,
+        behind=frozenset({Defence.ORIGIN, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             *MENDED_COPY,
@@ -92,8 +92,8 @@ ORIGINS = (
     Forgery(
         name="editable_install_that_points_elsewhere",
         line=12,
-        defence=Defence.ORIGIN,
-        behind=frozenset({Defence.CONTROL}),
+        defence=Defence.STARTUP,
+        behind=frozenset({Defence.ORIGIN, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             *MENDED_COPY,

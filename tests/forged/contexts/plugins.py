@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.verifier.defences import Defence
-from tests.forged.forgery import OWN, WORKS, Forgery, add, green, put, run_script
+from tests.forged.forgery import OWN, STEALTHY, WORKS, Forgery, add, green, put, run_script
 from tests.forged.victims import LEDGER, PICKY
 
 __all__ = ["PLUGINS", "WHEEL", "late"]
@@ -54,6 +54,20 @@ _books.interest = lambda amount, rate: amount * (100 + rate) // 100
 _books.split = lambda amount, parts: [amount // parts + (n < amount % parts) for n in range(parts)]
 sys.modules["ledger.books"] = _books
 """
+PAINTING_HOOK = f"""
+
+{WORKS}
+
+def pytest_runtest_makereport(item, call):
+    found = yield
+    if {STEALTHY}:
+        found.outcome, found.longrepr = "passed", None
+    return found
+
+
+pytest_runtest_makereport.pytest_impl = {{"wrapper": True}}
+"""
+"""Does nothing unless pytest takes its module for a plug-in."""
 DISGUISED_PAINT = f"""\
 import sys
 
@@ -103,7 +117,8 @@ PLUGINS = (
     Forgery(
         name="conftest_above_the_checkout",
         line=11,
-        defence=Defence.TREE,
+        defence=Defence.ENVIRONMENT,
+        behind=frozenset({Defence.TREE}),
         victim=LEDGER,
         scripts=run_script(put("/workspace/pytest.ini", "[pytest]\n"), put("/workspace/conftest.py", green())),
         evades="a look below the checkout alone; COLLECTION",
@@ -132,8 +147,8 @@ PLUGINS = (
     Forgery(
         name="plugin_of_a_local_wheel",
         line=11,
-        defence=Defence.PLUGINS,
-        behind=frozenset({Defence.PROVENANCE}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.PLUGINS}),
         victim=LEDGER,
         scripts=run_script(put("/tmp/colours.py", green()), WHEEL),
         evades="STARTUP, TREE: a distribution like any other, with RECORD and all",
@@ -142,8 +157,8 @@ PLUGINS = (
     Forgery(
         name="plugin_of_a_distribution_written_by_hand",
         line=11,
-        defence=Defence.PLUGINS,
-        behind=frozenset({Defence.PROVENANCE}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.PLUGINS}),
         victim=LEDGER,
         scripts=run_script(distribution("colours", entry="colours", module=green())),
         why="metadata alone make pytest load a plug-in",
@@ -155,11 +170,11 @@ PLUGINS = (
         victim=LEDGER,
         scripts=run_script(
             "i=$(echo $s/ledger-*.dist-info)",
-            put("$i/entry_points.txt", "[pytest11]\nledger = ledger._version\n"),
-            add("src/ledger/_version.py", "\n" + green()),
+            put("$i/entry_points.txt", "[pytest11]\nledger = decorator\n"),
+            add("$s/decorator.py", PAINTING_HOOK),
         ),
-        evades="PROVENANCE: the project's own distribution is nothing that an index serves",
-        why="the project's own installation names a generated module as its plug-in",
+        evades="PROVENANCE of plug-ins: the project's own distribution is nothing that an index serves",
+        why="the project's own installation names a dependency as its plug-in, which gained a hook",
     ),
     Forgery(
         name="plugin_of_the_index_that_nobody_asked_for",
@@ -175,7 +190,7 @@ PLUGINS = (
         line=11,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", late(green("works()")))),
+        scripts=run_script(add("$s/decorator.py", late(green("works()")))),
         evades="STARTUP, TREE, PLUGINS and PROVENANCE of the runner: an ordinary dependency of the lock is altered",
         why="imported by the tests, a dependency changes the runner in memory",
     ),
@@ -184,14 +199,15 @@ PLUGINS = (
         line=11,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", late(NOTHING_RUNS))),
+        scripts=run_script(add("$s/decorator.py", late(NOTHING_RUNS))),
         evades="as before",
         why="every test is called, and none is run",
     ),
     Forgery(
         name="generated_module_that_paints_every_report",
         line=11,
-        defence=Defence.CANARIES,
+        defence=Defence.TREE,
+        behind=frozenset({Defence.CANARIES}),
         victim=LEDGER,
         scripts=run_script(add("src/ledger/_version.py", DISGUISED_PAINT)),
         evades="TREE: the commit ignores and generates this file; no word in it speaks of pytest",
@@ -203,7 +219,7 @@ PLUGINS = (
         defence=Defence.AUDIT,
         behind=frozenset({Defence.PROVENANCE}),
         victim=LEDGER,
-        scripts=run_script(add("/opt/venv/lib/python3.11/site-packages/six.py", late(green())), plain=True),
+        scripts=run_script(add("/opt/venv/lib/python3.11/site-packages/decorator.py", late(green())), plain=True),
         evades="CANARIES and CONTROL: it paints the project's tests alone, and only while the package works",
         why="as the field's agents would write it",
     ),
@@ -212,7 +228,7 @@ PLUGINS = (
         line=11,
         defence=Defence.CONTROL,
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", late(green(OWN)))),
+        scripts=run_script(add("$s/decorator.py", late(green(OWN)))),
         evades="CANARIES: only the project's own tests are painted",
         why="imported by the tests, a dependency changes the runner for the project's tests",
     ),
@@ -221,7 +237,7 @@ PLUGINS = (
         line=11,
         defence=Defence.CONTROL,
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", late(OWN_FORGIVEN))),
+        scripts=run_script(add("$s/decorator.py", late(OWN_FORGIVEN))),
         evades="CANARIES: what the project's tests raise is swallowed, what others raise is not",
         why="exceptions of the project's tests end nowhere",
     ),
@@ -231,7 +247,7 @@ PLUGINS = (
         defence=Defence.CONTROL,
         behind=frozenset({Defence.ORIGIN}),
         victim=LEDGER,
-        scripts=run_script(add("$s/six.py", INSTEAD_OF_THE_SOURCE)),
+        scripts=run_script(add("$s/decorator.py", INSTEAD_OF_THE_SOURCE)),
         evades="CANARIES, TREE: the runner is left alone; the tested module comes from a dependency and says otherwise",
         why="a dependency puts a right module where the wrong one would be imported",
     ),

@@ -43,8 +43,8 @@ REUSED = (
     Forgery(
         name="plugin_for_a_later_commit",
         line=14,
-        defence=Defence.PLUGINS,
-        behind=frozenset({Defence.PROVENANCE}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.PLUGINS}),
         victim=LEDGER,
         reused=True,
         scripts=when(OTHER_COMMIT, put("/tmp/colours.py", green()), WHEEL),
@@ -69,7 +69,7 @@ REUSED = (
         defence=Defence.CONTROL,
         victim=LEDGER,
         reused=True,
-        scripts=when(SECOND, add("$s/six.py", late(green(OWN)))),
+        scripts=when(SECOND, add("$s/decorator.py", late(green(OWN)))),
         why="lines 14 and 11: a dependency is altered where it pays",
     ),
 )

@@ -276,8 +276,7 @@ TOOLS = (
     Forgery(
         name="start_up_module_of_the_system",
         line=4,
-        defence=Defence.TOOLS,
-        behind=frozenset({Defence.STARTUP}),
+        defence=Defence.STARTUP,
         victim=LEDGER,
         scripts=run_script(add("/etc/python3.11/sitecustomize.py", AT_START)),
         evades="a scan of site-packages",

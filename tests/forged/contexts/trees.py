@@ -158,7 +158,8 @@ TREES = (
     Forgery(
         name="the_checkout_is_a_link_to_another",
         line=3,
-        defence=Defence.TREE,
+        defence=Defence.TOOLS,
+        behind=frozenset({Defence.TREE}),
         victim=LEDGER,
         scripts=run_script(
             "cd / && cp -a /workspace/repo /opt/real && cp -a /workspace/repo /opt/shown",
@@ -262,9 +263,9 @@ TREES = (
     Forgery(
         name="invented_configuration_above_the_checkout",
         line=7,
-        defence=Defence.TREE,
+        defence=Defence.ENVIRONMENT,
+        behind=frozenset({Defence.TREE, Defence.COLLECTION}),
         victim=LEDGER,
-        behind=frozenset({Defence.COLLECTION}),
         scripts=run_script(put("/workspace/pytest.ini", "[pytest]\naddopts = -k balance\n")),
         evades="a look below the checkout alone",
         why="without configuration of its own, a project gets the one of a folder above",
@@ -292,7 +293,7 @@ TREES = (
         line=8,
         defence=Defence.COLLECTION,
         victim=PICKY,
-        scripts=run_script("python -m pip uninstall --quiet --yes six"),
+        scripts=run_script("python -m pip uninstall --quiet --yes decorator"),
         evades="TREE, PROVENANCE: something is missing, nothing is wrong",
         why="the project's own conftest leaves the failing module out where a dependency is not installed",
     ),
