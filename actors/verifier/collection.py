@@ -131,7 +131,10 @@ def _unreached(seen: _Seen) -> Finding | None:
     gone = {
         test.file
         for test in _looked_for(seen)
-        if test.certain and (test.file, "") not in seen.reports and test.file not in seen.names and not seen.is_excused(test.file)
+        if test.certain
+        and (test.file, "") not in seen.reports
+        and test.file not in seen.names
+        and not seen.is_excused(test.file)
     }
     return _finding(f"{len(gone)} test files of the commit were not looked at", sorted(gone))
 
