@@ -73,7 +73,7 @@ class Bound(msgspec.Struct):
 Resolve = Callable[[str], "Class | None"]
 
 
-def declared_tests(tree: ast.Module, rules: FileRules, *, resolve: Resolve = lambda name: None) -> list[Declared]:
+def declared_tests(tree: ast.Module, rules: FileRules, *, resolve: Resolve) -> list[Declared]:
     """The tests of one file.
 
     Args:

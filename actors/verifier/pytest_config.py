@@ -18,21 +18,24 @@ import msgspec
 
 from actors.verifier.commit import CommitTree
 
-__all__ = ["Options", "PytestConfig", "matches_name", "matches_path", "parse_options", "read_config"]
+__all__ = ["NAMES", "Options", "PytestConfig", "matches_name", "matches_path", "parse_options", "read_config"]
 
 NAMES = ("pytest.toml", ".pytest.toml", "pytest.ini", ".pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg")
 NORECURSEDIRS = ("*.egg", ".*", "_darcs", "build", "CVS", "dist", "node_modules", "venv", "{arch}")
 
 WITH_VALUE = frozenset(
-    """-k -m -p -c -n -o -r -W --maxfail --tb --durations --durations-min --ignore --ignore-glob --deselect --rootdir
-    --confcutdir --basetemp --junitxml --junit-xml --junit-prefix --cov-report --cov-config --cov-fail-under
-    --cov-context --timeout --timeout-method --import-mode --doctest-glob --doctest-report --doctest-encoding --capture
-    --color --code-highlight --log-level --log-format --log-date-format --log-cli-level --log-cli-format --log-file
-    --log-file-level --dist --numprocesses --maxprocesses --asyncio-mode --override-ini --verbosity --pythonwarnings
-    --html --css --reruns --reruns-delay --only-rerun --random-order-bucket --random-order-seed --hypothesis-profile
-    --hypothesis-seed --hypothesis-verbosity --benchmark-columns --benchmark-sort --benchmark-group-by
-    --benchmark-storage --config-file --ds --settings --show-capture --pastebin --pdbcls --mypy-ini-file
-    --mypy-config-file --snapshot-dir --allow-hosts --cache-show --dc --log-auto-indent""".split()
+    {"-k", "-m", "-p", "-c", "-n", "-o", "-r", "-W", "--maxfail", "--tb", "--durations", "--durations-min"}
+    | {"--ignore", "--ignore-glob", "--deselect", "--rootdir", "--confcutdir", "--basetemp", "--junitxml"}
+    | {"--junit-xml", "--junit-prefix", "--cov-report", "--cov-config", "--cov-fail-under", "--cov-context"}
+    | {"--timeout", "--timeout-method", "--import-mode", "--doctest-glob", "--doctest-report", "--doctest-encoding"}
+    | {"--capture", "--color", "--code-highlight", "--log-level", "--log-format", "--log-date-format"}
+    | {"--log-cli-level", "--log-cli-format", "--log-file", "--log-file-level", "--dist", "--numprocesses"}
+    | {"--maxprocesses", "--asyncio-mode", "--override-ini", "--verbosity", "--pythonwarnings", "--html", "--css"}
+    | {"--reruns", "--reruns-delay", "--only-rerun", "--random-order-bucket", "--random-order-seed"}
+    | {"--hypothesis-profile", "--hypothesis-seed", "--hypothesis-verbosity", "--benchmark-columns"}
+    | {"--benchmark-sort", "--benchmark-group-by", "--benchmark-storage", "--config-file", "--ds", "--settings"}
+    | {"--show-capture", "--pastebin", "--pdbcls", "--mypy-ini-file", "--mypy-config-file", "--snapshot-dir"}
+    | {"--allow-hosts", "--cache-show", "--dc", "--log-auto-indent"}
 )
 """Options whose next word is their value."""
 
@@ -133,7 +136,7 @@ def matches_name(name: str, patterns: Iterable[str]) -> bool:
 
 
 def matches_path(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a path fits one of ``python_files`` or ``norecursedirs``: by its last name, or whole if that has a slash."""
+    """Whether a path fits one of ``python_files`` or ``norecursedirs``: by its last name, or whole for one with a slash."""
     return any(
         fnmatch.fnmatchcase("/" + path, pattern if pattern.startswith("/") else "*/" + pattern)
         if "/" in pattern
@@ -154,8 +157,9 @@ def _note(found: dict[str, list[str]], flags: dict[str, bool], name: str, value:
         found["selections"].append(name)
     if name in MOVING:
         found["moving"].append(name)
-    for flag in flags:
-        flags[flag] = flags[flag] or name == "--" + flag.replace("_", "-")
+    flag = name.removeprefix("--").replace("-", "_")
+    if flag in flags:
+        flags[flag] = True
 
 
 def _split(word: str) -> tuple[str, str | None]:
@@ -199,9 +203,9 @@ def _made(values: dict[str, object], *, file: str, root: str, folder: str) -> Py
     for setting in options.overridden:
         name, _, value = setting.partition("=")
         values[name.strip()] = value
+    made = PytestConfig(file=file, root=root, folder=folder, options=options)
     names = ("testpaths", "python_files", "python_classes", "python_functions", "norecursedirs")
-    lists = {name: tuple(_words(values[name])) for name in names if name in values}
-    return PytestConfig(file=file, root=root, folder=folder, options=options, **lists)
+    return msgspec.structs.replace(made, **{name: tuple(_words(values[name])) for name in names if name in values})
 
 
 def _words(value: object) -> list[str]:
