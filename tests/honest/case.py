@@ -19,10 +19,10 @@ from actors.settings import VerifySettings
 from actors.templates import stock_context
 from actors.verifier import Verdict, Verifier
 from events.work import TestCounts
-from scripts.package_index import PackageIndex
 from scripts.release_repository import ReleaseRepository
 from scripts.sdist import read_sdist
 from store.docker_context import DockerContext
+from store.package_index import PackageIndex
 from tests.engine_fixtures import GitProject, TestBench
 
 __all__ = ["Case", "Layout", "Release", "Result", "judge", "pyproject"]
@@ -192,9 +192,8 @@ def judge(case: Case, *, bench: TestBench, index: PackageIndex) -> Result:
     spool = bench.folder / "spool"
     spool.mkdir()
     began = time.monotonic()
-    verdict = Verifier(engine=bench.engine, settings=SETTINGS).verify(
-        order, image, context_digest=case.context.digest, spool=spool, cancel=threading.Event()
-    )
+    verifier = Verifier(engine=bench.engine, settings=SETTINGS, build=bench.settings, cache_dir=bench.cache_dir)
+    verdict = verifier.verify(order, image, context=case.context, spool=spool, cancel=threading.Event())
     return Result(
         broken=wrong or case.broken_by(hand),
         output=output,

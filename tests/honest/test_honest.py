@@ -12,7 +12,7 @@ import pytest
 from actors.images import Engine
 from actors.images.outcomes import BuildFailed
 from actors.settings import BuildSettings
-from scripts.package_index import PackageIndex, default_index_url
+from store.package_index import PackageIndex, default_index_url
 from tests.engine_fixtures import TestBench
 from tests.honest.case import Case, Result, judge
 from tests.honest.layouts import LAYOUTS

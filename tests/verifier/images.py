@@ -32,8 +32,9 @@ from tests.engine_fixtures import GitProject, TestBench
 
 __all__ = ["LAID_OVER", "SAMPLE", "Altered", "Judge", "lay_over", "sample_project", "wheel"]
 
-LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION})
-"""What the images of these tests do not satisfy: they are made by laying files over one build, commit or not."""
+LAID_OVER = frozenset({Defence.TREE, Defence.COLLECTION, Defence.CONTROL})
+"""What the images of these tests do not satisfy: they are made by laying files over one build, commit or not, and their
+tests do not test its package."""
 
 SAMPLE = {
     "setup.py": 'from setuptools import setup\n\nsetup(name="Sample-Pkg", version="1.2", py_modules=["sample_pkg"])\n',
