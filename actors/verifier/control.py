@@ -27,7 +27,17 @@ import msgspec
 from actors.verifier.commit import CommitTree
 from actors.verifier.defences import Defence, Finding
 
-__all__ = ["TAKEN_AWAY", "OwnFile", "choose", "hidden_files", "is_test_file", "judge", "take_away"]
+__all__ = [
+    "COMPILED",
+    "TAKEN_AWAY",
+    "OwnFile",
+    "choose",
+    "hidden_files",
+    "is_test_file",
+    "judge",
+    "take_away",
+    "unimportable",
+]
 
 TAKEN_AWAY = "headrace: taken away"
 HELPER = f"""\
@@ -89,6 +99,13 @@ def hidden_files(tree: CommitTree, modules: Sequence[OwnFile], *, compiled: bool
     if compiled:
         replaced.update({file.path: b"" for file in modules if file.path.endswith(COMPILED)})
     return replaced
+
+
+def unimportable(modules: Sequence[OwnFile]) -> dict[str, bytes]:
+    """What makes the package's Python files raise when they are imported, its tests left out, by path in the image."""
+    return {
+        one.path: UNREADABLE for one in modules if one.path.endswith(".py") and not is_test_file(one.source or one.path)
+    }
 
 
 def take_away(source: bytes) -> bytes | None:

@@ -23,7 +23,7 @@ from actors.settings import BuildSettings
 from actors.verifier.allowed_plugins import allowed_names
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
-from actors.verifier.control import OwnFile, hidden_files
+from actors.verifier.control import COMPILED, OwnFile, hidden_files, unimportable
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
 from actors.verifier.expected import Expected, expected_tests
@@ -85,12 +85,20 @@ class Inspection:
         return expected_tests(self._tree, primary_root=self._primary_root)
 
     @property
-    def taken_away(self) -> Mapping[str, bytes | None]:
-        """What is laid over the image for the negative control."""
-        hidden = hidden_files(self._tree, self._facts.own)
-        if not hidden:
-            hidden = hidden_files(self._tree, self._facts.own, compiled=True)
-        return {f"/{path}": content for path, content in hidden.items()}
+    def controls(self) -> list[Mapping[str, bytes | None]]:
+        """What is laid over the image for the negative control: the first, and those for when that passes too much.
+
+        First the functions of the package raise. A package whose work is done by compiled modules passes that in good
+        faith, so they are taken away next. Tests of constants alone pass both; that their module cannot be imported is
+        an answer only where no file of the package is anything but the commit's.
+        """
+        own, tree = self._facts.own, self._tree
+        found = [hidden_files(tree, own)]
+        if any(one.path.endswith(COMPILED) for one in own):
+            found.append(hidden_files(tree, own, compiled=True))
+        elif all(one.source in tree.files for one in own):
+            found.append(unimportable(own))
+        return [{f"/{path}": content for path, content in files.items()} for files in found if files]
 
     def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
         """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""

@@ -172,16 +172,22 @@ def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) ->
     trial = session.trial
     chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
     wall_s = max(CONTROL_LEAST_S, CONTROL_TIMES * (trial.test_s or 0.0))
-    run = session.pytest(
-        "control",
-        plugins=subject.inspection.plugins,
-        wall_s=min(wall_s, session.settings.test_timeout_s),
-        only=chosen,
-        files=subject.inspection.taken_away,
-        may_break=True,
+    finding: Finding | None = Finding(
+        defence=Defence.CONTROL, message="the package has no code that could be taken away"
     )
-    seen = {one.test: one.outcome for one in run.report.outcomes}
-    finding = control.judge(seen, chosen, min_pass_ratio=subject.rules.min_pass_ratio)
-    still = sum(seen.get(test) == "passed" for test in chosen)
-    detail = f"{still} of {len(chosen)} passed without the package's code"
-    trial.record(Defence.CONTROL, [finding] if finding else [], detail=detail)
+    for number, files in enumerate(subject.inspection.controls, start=1):
+        run = session.pytest(
+            "control" if number == 1 else f"control_{number}",
+            plugins=subject.inspection.plugins,
+            wall_s=min(wall_s, session.settings.test_timeout_s),
+            only=chosen,
+            files=files,
+            may_break=True,
+        )
+        seen = {one.test: one.outcome for one in run.report.outcomes}
+        still = sum(seen.get(test) == "passed" for test in chosen)
+        finding = control.judge(seen, chosen, min_pass_ratio=subject.rules.min_pass_ratio)
+        if finding is None:
+            trial.record(Defence.CONTROL, [], detail=f"{still} of {len(chosen)} passed without the package's code")
+            return
+    trial.record(Defence.CONTROL, [finding] if finding else [])
