@@ -10,15 +10,17 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from posixpath import basename, normpath
 
 from actors.verifier.image_files import FileTooLarge, ImageFiles
 from actors.verifier.installed import Distribution
 from actors.verifier.layout import CHECKOUT, Layout
+from actors.verifier.provenance import RUNNER_MODULES
 from actors.verifier.truth import IndexTruth, Release
 
-__all__ = ["EditableCode", "in_checkout", "is_namespace_line"]
+__all__ = ["BACKEND_IS_AWAY", "EditableCode", "in_checkout", "is_namespace_line", "is_starter"]
 
 FINDERS = frozenset(
     {
@@ -42,7 +44,7 @@ NAMESPACE_LINES = frozenset(
 NAMESPACE_ROOT = r"sys\._getframe\(1\)\.f_locals\['sitedir'\]"
 NAMESPACE_NAME = re.compile(rf"p = os\.path\.join\((?P<root>{NAMESPACE_ROOT}|'[^']*'), \*(?P<names>\([^()]*\))\)")
 FINDER_IMPORT = re.compile(r"import (?P<module>__editable___\w+_finder); (?P=module)\.install\(\)")
-PLAIN_IMPORT = re.compile(r"import (?P<module>_\w+)")
+PLAIN_IMPORT = re.compile(r"import (?P<module>_\w+)(?:; (?P=module)\.init\(\))?")
 VALUE = re.compile(r"(?m)^(?P<name>MAPPING|NAMESPACES|PATH_PLACEHOLDER)(?P<hint>: [\w, \[\]]+)? = (?P<value>.*)$")
 REDIRECTION = re.compile(r"F\.map_module\((?P<name>'[\w.]+'), (?P<path>'[^'\\]*')\)")
 REDIRECTOR = ("from editables.redirector import RedirectingFinder as F", "F.install()")
@@ -50,6 +52,14 @@ LOADERS = {
     "meson-python": "mesonpy/_editable.py",
     "scikit-build-core": "scikit_build_core/resources/_editable_redirect.py",
 }
+PLAIN_LOADER = re.compile(r"_.*_editable_loader|_editable_skbc_.*")
+BACKEND_IS_AWAY = "which needs its build backend; install that into /opt/venv and build without isolation"
+STARTERS = (
+    "install()",
+    "def init():\n    finder = MesonpyMetaFinder()\n    sys.meta_path.insert(0, finder)\n"
+    "    sys.path_hooks.insert(0, finder._path_hook)",
+)
+"""What those backends add to their module, without the values of the call in it."""
 STARTUP_MODULES = frozenset({"sitecustomize", "usercustomize"})
 MAX_MODULE_BYTES = 1 << 20
 
@@ -98,7 +108,9 @@ class EditableCode:
         others = [
             entry.path
             for entry in self._files.children(self._layout.site)
-            if basename(entry.path).partition(".")[0] == found["module"] and entry.path != path
+            if basename(entry.path).partition(".")[0] == found["module"]
+            and entry.path != path
+            and not entry.path.endswith(".pth")
         ]
         try:
             text = self._files.read(path, max_bytes=MAX_MODULE_BYTES).decode("utf-8")
@@ -106,6 +118,8 @@ class EditableCode:
             return f"imports {found['module']}, which is no module of site-packages"
         if others:
             return f"imports {found['module']}, which /{others[0]} would be taken for"
+        if PLAIN_LOADER.fullmatch(found["module"]) and not any(item.name in LOADERS for item in self._installed):
+            return f"imports /{path}, {BACKEND_IS_AWAY}"
         right = self._is_finder(text) if finder else self._is_redirector(text) or self._is_loader(text)
         return None if right else f"imports /{path}, which is not what a build backend writes for the checkout"
 
@@ -174,7 +188,7 @@ class EditableCode:
         for item in self._installed:
             if item.name in LOADERS:
                 source = _read(self._truth.release(item.name, item.version, tags=item.tags), LOADERS[item.name])
-                if source and text.startswith(source) and _is_literal_call(text.removeprefix(source), "install"):
+                if source and text.startswith(source) and is_starter(text.removeprefix(source)):
                     return True
         return False
 
@@ -187,17 +201,28 @@ def _without_values(text: str) -> str:
     return VALUE.sub(lambda found: f"{found['name']}{found['hint'] or ''} = ...", text)
 
 
-def _is_literal_call(text: str, name: str) -> bool:
-    """Whether a text is one call of a function with literals that name no program but ninja and no folder elsewhere."""
+def is_starter(text: str) -> bool:
+    """Whether a text starts a finder with literals that name no program but ninja, no folder outside the checkout, and
+    no module that pytest or the interpreter has: such finders come before all others."""
     try:
-        body = ast.parse(text).body
-        call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
-        if not isinstance(call, ast.Call) or ast.unparse(call.func) != name:
+        tree = ast.parse(text)
+        for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
+            if ast.unparse(call.func) in {"install", "MesonpyMetaFinder"} and not call.keywords:
+                values = [ast.literal_eval(value) for value in call.args]
+                call.args = []
+                break
+        else:
             return False
-        values = [ast.literal_eval(value) for value in [*call.args, *(word.value for word in call.keywords)]]
     except (SyntaxError, ValueError):
         return False
-    return all(in_checkout(text) or basename(text) in {"ninja", "cmake"} for text in _strings(values) if "/" in text)
+    return ast.unparse(tree) in STARTERS and all(_is_modest(value) for value in _strings(values))
+
+
+def _is_modest(value: str) -> bool:
+    if "/" in value:
+        return in_checkout(value) or basename(value) in {"ninja", "cmake"}
+    top = value.partition(".")[0]
+    return top not in RUNNER_MODULES and top not in STARTUP_MODULES and top not in sys.stdlib_module_names
 
 
 def _strings(value: object) -> Iterator[str]:

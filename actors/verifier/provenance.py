@@ -25,7 +25,7 @@ from actors.verifier.layout import CHECKOUT, VENV, Layout, layout_of
 from actors.verifier.truth import IndexTruth, Release
 from events.work import FailureClass
 
-__all__ = ["check_provenance", "placed"]
+__all__ = ["RUNNER_MODULES", "check_provenance", "placed"]
 
 RUNNER = "pytest"
 RUNNER_MODULES: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +46,8 @@ RUNNER_MODULES: Mapping[str, tuple[str, ...]] = {
 WRITTEN_BY_INSTALLERS = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "WHEEL"})
 CODE = (".py", ".so", ".pyc", ".pth")
 NOT_ON_INDEX = "the index has no such version, and it does not come from the checkout"
+GENERATED = re.compile(r"_?_editable_.*\.py|_.*_editable_loader\.py|.*\.pth|__pycache__")
+"""What build backends leave for an editable install: code that runs at start-up, which is judged there."""
 MAX_NAMED = 5
 """How many files of one distribution a finding names."""
 SOURCE_FOLDERS = ("", "src/", "lib/", "python/")
@@ -275,7 +277,7 @@ class _Provenance:
         self, item: Distribution, *, right: Callable[[str, str], bool], compiles: bool, origin: str
     ) -> _Compared:
         recorded = {path for path in item.record or () if path.startswith(self._prefix)}
-        tops = {top for top in self._tops(recorded) if not top.startswith("__editable__") and top != "__pycache__"}
+        tops = {top for top in self._tops(recorded) if not GENERATED.fullmatch(top)}
         problems = []
         for path in sorted(path for top in tops for path in self._code_below(top)):
             inner = path.removeprefix(self._prefix)

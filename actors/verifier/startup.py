@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from posixpath import basename, dirname, join, normpath
 
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.editable import STARTUP_MODULES, EditableCode, in_checkout, is_namespace_line
+from actors.verifier.editable import BACKEND_IS_AWAY, STARTUP_MODULES, EditableCode, in_checkout, is_namespace_line
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 from actors.verifier.installed import Distribution
 from actors.verifier.layout import VENV, Layout, layout_of
 from actors.verifier.provenance import placed
 from actors.verifier.truth import IndexTruth
+from events.work import FailureClass
 
 __all__ = ["check_startup"]
 
@@ -56,7 +57,14 @@ def check_startup(files: ImageFiles, installed: Sequence[Distribution], truth: I
         messages[MAX_FINDINGS - 1 :] = [
             f"{len(messages) - MAX_FINDINGS + 1} more files would run or be found at start-up"
         ]
-    return [Finding(defence=Defence.STARTUP, message=message) for message in messages]
+    return [
+        Finding(
+            defence=Defence.STARTUP,
+            message=message,
+            failure_class=FailureClass.RECIPE if BACKEND_IS_AWAY in message else FailureClass.TAMPER,
+        )
+        for message in messages
+    ]
 
 
 class _Startup:

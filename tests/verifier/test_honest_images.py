@@ -1,4 +1,4 @@
-"""What honest recipes leave in an image gives no finding: real packages of apt and the index, real editable installs."""
+"""What honest recipes leave in an image gives no finding: packages of apt and the index, editable installs."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from actors.images import Engine, reap
@@ -210,9 +211,12 @@ def test_the_parents_index_is_made_once(
 ) -> None:
     exported: list[str] = []
     export = engine.api.__class__.export
-    monkeypatch.setattr(
-        "docker.APIClient.export", lambda self, *a, **k: [exported.append("one"), export(self, *a, **k)][1]
-    )
+
+    def counted(api: docker.APIClient, container: str, chunk_size: int) -> Iterator[bytes]:
+        exported.append(container)
+        return iter(export(api, container, chunk_size=chunk_size))
+
+    monkeypatch.setattr("docker.APIClient.export", counted)
     config = open_image(engine, images[1], parent_id=images[0], cache_dir=tmp_path).config
     for _ in range(2):
         with ExportedImage(

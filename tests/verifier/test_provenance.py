@@ -49,7 +49,7 @@ def metadata(name: str, version: str = "1.0", **files: str) -> dict[str, str | b
 
 
 CLAIM = '{"url": "file:///workspace/repo", "dir_info": {}}'
-FORGERIES = {
+FORGERIES: dict[str, tuple[dict[str, str | bytes], str, str]] = {
     "an altered module": ({}, f"echo 'pass' >>/{SITE}/_pytest/reports.py", "_pytest/reports.py is not what the index"),
     "an altered dependency": ({}, f"echo 'pass' >>/{SITE}/pluggy/_hooks.py", "pluggy 1"),
     "a removed module": ({}, f"rm /{SITE}/_pytest/skipping.py", "_pytest/skipping.py is missing"),

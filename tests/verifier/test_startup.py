@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.editable import is_namespace_line
+from actors.verifier.editable import is_namespace_line, is_starter
 from actors.verifier.image_files import ImageFiles
 from actors.verifier.installed import read_installed
 from actors.verifier.startup import check_startup
 from actors.verifier.truth import IndexTruth
+from events.work import FailureClass
 from tests.verifier.images import Altered
 
 engine = pytest.mark.engine
@@ -37,7 +38,7 @@ def findings(files: ImageFiles, truth: IndexTruth) -> list[Finding]:
     return check_startup(files, read_installed(files), truth)
 
 
-FORGERIES = {
+FORGERIES: dict[str, tuple[dict[str, str | bytes], str, str]] = {
     "sitecustomize": ({f"{SITE}/sitecustomize.py": ""}, "", "sitecustomize.py would run"),
     "a package usercustomize": ({f"{SITE}/usercustomize/__init__.py": ""}, "", "usercustomize would run"),
     "a compiled sitecustomize": ({f"{SITE}/sitecustomize.pyc": "x"}, "", "sitecustomize.pyc would run"),
@@ -127,7 +128,7 @@ def test_is_refused(altered: Altered, truth: IndexTruth, name: str) -> None:
     assert any(message in finding.message for finding in found), found
 
 
-HONEST = {
+HONEST: dict[str, tuple[dict[str, str | bytes], str]] = {
     "the sample as it was built": ({"opt/notes.txt": ""}, ""),
     "the checkout's folder": ({f"{SITE}/sample.pth": "# a comment\n\n/workspace/repo\n"}, ""),
     "folders in site-packages": ({f"{SITE}/easy-install.pth": "./tool.egg\n", f"{SITE}/tool.egg/tool.py": ""}, ""),
@@ -145,6 +146,13 @@ def test_is_allowed(altered: Altered, truth: IndexTruth, name: str) -> None:
     assert findings(altered.files(laid, run=run), truth) == []
 
 
+@engine
+def test_an_editable_install_whose_backend_is_away_is_the_recipes_fault(altered: Altered, truth: IndexTruth) -> None:
+    line = "import _x_editable_loader; _x_editable_loader.init()\n"
+    (finding,) = findings(altered.files({f"{SITE}/x.pth": line, f"{SITE}/_x_editable_loader.py": INIT}), truth)
+    assert finding.failure_class is FailureClass.RECIPE
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -160,3 +168,38 @@ def test_only_the_very_line_of_a_namespace_is_one(old: str, new: str) -> None:
     changed = NAMESPACE.replace(old, new, 1)
     assert changed != NAMESPACE
     assert not is_namespace_line(changed)
+
+
+INSTALL = "install({'mine': '/workspace/repo/src/mine/__init__.py'}, {}, ['mine'], None, False, [], '')"
+INIT = """
+def init():
+    finder = MesonpyMetaFinder(
+        'mine',
+        {'mine'},
+        '/workspace/repo/build/cp311',
+        ['/opt/venv/bin/ninja', '-j2'],
+        False,
+    )
+    sys.meta_path.insert(0, finder)
+    sys.path_hooks.insert(0, finder._path_hook)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("'mine'", "'pytest'"),
+        ("'mine'", "'json'"),
+        ("'mine'", "evil()"),
+        ("/workspace/repo/", "/opt/evil/"),
+        ("False", "__import__('evil')"),
+    ],
+)
+def test_a_finder_that_comes_first_may_only_find_the_checkouts_own_modules(old: str, new: str) -> None:
+    for text in (INSTALL, INIT):
+        assert is_starter(text)
+        assert old in text
+        assert not is_starter(text.replace(old, new))
+    assert not is_starter(INIT.replace("/opt/venv/bin/ninja", "/opt/evil"))
+    assert not is_starter(INSTALL + "\nimport evil\n")
+    assert not is_starter(INIT + "    evil()\n")
