@@ -7,8 +7,10 @@ unchanged image is not looked at again. The cache lies on this host, out of reac
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import posixpath
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -37,6 +39,7 @@ from actors.verifier.tools import check_channel, check_tools
 from actors.verifier.tree import check_tree
 from actors.verifier.trial import Trial
 from actors.verifier.truth import IndexTruth
+from events.errors import InfraError
 from events.work import Level, PullRequest
 
 __all__ = ["Inspection", "Inspector"]
@@ -160,10 +163,15 @@ class Inspector:
             ) as files:
                 return self._found(files, tree=tree, request=request)
         except ImageRefused as refused:
-            return Facts(findings=[refused.finding], distributions=[], own=[], plugins=[], allowed=[])
+            return _refused(refused.finding)
+        except OSError as exc:
+            if exc.errno != errno.ENAMETOOLONG:
+                raise InfraError(f"the files of {image.tag} cannot be read: {exc}") from exc
+            message = "the image has paths longer than this system can name; no build needs them"
+            return _refused(Finding(defence=Defence.TOOLS, message=message))
 
     def _found(self, files: ImageFiles, *, tree: CommitTree, request: PullRequest) -> Facts:
-        installed = read_installed(files)
+        installed = read_installed(files, folders=[posixpath.normpath(f"{CHECKOUT}/{request.primary_root or '.'}")[1:]])
         findings = [
             *check_channel(files),
             *check_environment(files),
@@ -204,6 +212,10 @@ class Inspector:
             Path(temporary).replace(self._folder / f"{key}.json")
         except OSError as exc:
             logger.warning("{}: cannot be written ({})", self._folder, exc.strerror)
+
+
+def _refused(finding: Finding) -> Facts:
+    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[])
 
 
 def _of(facts: Facts, defence: Defence) -> list[Finding]:
