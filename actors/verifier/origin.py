@@ -156,8 +156,10 @@ class _Origin:
     def _editable(self, dist: Installed) -> None:
         places, named = self._site.mappings(dist)
         names = set(named)
-        for name, place in places.items():
+        for name, target in places.items():
             names.add(name)
+            module = posixpath.relpath(f"{target}.py", CHECKOUT)
+            place = f"{target}.py" if module in self._tree.files and self._files.entry(target) is None else target
             if self._leads_home(dist, name, place):
                 self._add(dist, name, self._code_at(place))
         for file, folder in self._site.path_lines:
