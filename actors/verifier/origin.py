@@ -33,7 +33,6 @@ MAX_DEPTH = 3
 COMMON_NAME = 50
 """Of a name that more files than this have, only whole paths are compared."""
 VERSION_LINE = re.compile(rb"""__version__\s*(:\s*str\s*)?=\s*(['"])[^'"\\]*\2\s*""")
-MODULE_ENDS = ("py", "so")
 COPIED = re.compile(r"[^/]+\.(dist-info|egg-info|data)/.*|(.*/)?__pycache__/.*|__editable__.*")
 
 
@@ -157,11 +156,12 @@ class _Origin:
     def _editable(self, dist: Installed) -> None:
         places, named = self._site.mappings(dist)
         names = set(named)
-        for name, place in places.items():
+        for name, target in places.items():
             names.add(name)
-            target = place if self._files.entry(place) is not None else self._module_at(place)
-            if self._leads_home(dist, name, target):
-                self._add(dist, name, self._code_at(target))
+            module = posixpath.relpath(f"{target}.py", CHECKOUT)
+            place = f"{target}.py" if module in self._tree.files and self._files.entry(target) is None else target
+            if self._leads_home(dist, name, place):
+                self._add(dist, name, self._code_at(place))
         for file, folder in self._site.path_lines:
             if file not in dist.files and (dist.files or folder != dist.source):
                 continue
@@ -175,12 +175,6 @@ class _Origin:
             self._add(dist, name, self._found_by_name(name))
         for name in sorted(names):
             self._shadows(name)
-
-    def _module_at(self, place: str) -> str:
-        """The file of a module that a finder names without its suffix; the same place if there is none."""
-        folder, _, stem = place.rpartition("/")
-        names = [entry.path for entry in self._files.children(folder) if entry.kind == "file"]
-        return next((path for path in names if path.partition(f"{folder}/{stem}.")[2].endswith(MODULE_ENDS)), place)
 
     def _leads_home(self, dist: Installed, what: str, place: str) -> bool:
         """Whether an editable installation's target is a folder or file of the commit."""
