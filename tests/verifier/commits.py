@@ -55,7 +55,7 @@ def mirrored(project: GitProject, commit: str, *, cache: Path) -> CommitTree:
 
 
 def collect(checkout: Path, *, primary_root: str = ".", plugin: str = "") -> Collected:
-    """What pytest collects in a folder; ``plugin``: code of one more plug-in that is loaded before the reporting one."""
+    """What pytest collects in a folder; ``plugin``: code of one more plug-in, loaded before the reporting one."""
     tools = checkout.parent / "tools"
     tools.mkdir(exist_ok=True)
     (tools / "reporting_plugin.py").write_text(PLUGIN, encoding="utf-8")

@@ -30,8 +30,8 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
     ),
     "classes_that_are_none": (
         {
-            "test_a.py": "class TestMade:\n    def __init__(self):\n        pass\n\n    def test_a(self):\n        pass\n"
-            "\n\nclass TestOff:\n    __test__ = False\n\n    def test_b(self):\n        pass\n\n\n"
+            "test_a.py": "class TestMade:\n    def __init__(self):\n        pass\n\n    def test_a(self):\n"
+            "        pass\n\n\nclass TestOff:\n    __test__ = False\n\n    def test_b(self):\n        pass\n\n\n"
             "class TestBelow(TestOff):\n    def test_c(self):\n        pass\n\n\nclass TestOn(TestOff):\n"
             "    __test__ = True\n\n    test_b = None\n\n    def test_d(self):\n        pass\n"
         },
@@ -60,9 +60,11 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
     "names_that_may_be_gone": (
         {
             "test_a.py": "import sys\n\nif sys.version_info < (3,):\n\n    def test_old():\n        pass\n\n\n"
-            "try:\n    import not_there\nexcept ImportError:\n    pass\nelse:\n\n    def test_other():\n        pass\n\n\n"
+            "try:\n    import not_there\nexcept ImportError:\n    pass\nelse:\n\n    def test_other():\n"
+            "        pass\n\n\n"
             "def test_deleted():\n    pass\n\n\ndel test_deleted\n\n\ndef test_stays():\n    pass\n\n\n"
-            "def test_replaced():\n    pass\n\n\ntest_replaced = 3\n\nif __name__ == '__main__':\n    test_stays = None\n"
+            "def test_replaced():\n    pass\n\n\ntest_replaced = 3\n\nif __name__ == '__main__':\n"
+            "    test_stays = None\n"
         },
         {"test_stays"},
     ),
@@ -91,8 +93,10 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         {
             "setup.cfg": "[tool:pytest]\npython_files = check_*.py\npython_classes = Check *Suite\n"
             "python_functions = check_* should\n",
-            "check_a.py": "def check_one():\n    pass\n\n\ndef should_two():\n    pass\n\n\ndef test_three():\n    pass\n"
-            "\n\nclass BigSuite:\n    def check_four(self):\n        pass\n\n\nclass TestNot:\n    def check_five(self):\n"
+            "check_a.py": "def check_one():\n    pass\n\n\ndef should_two():\n    pass\n\n\ndef test_three():\n"
+            "    pass\n"
+            "\n\nclass BigSuite:\n    def check_four(self):\n        pass\n\n\nclass TestNot:\n"
+            "    def check_five(self):\n"
             "        pass\n",
             "test_b.py": ONE,
         },
@@ -259,7 +263,8 @@ def test_the_configuration_is_the_first_that_has_a_section(
 
 
 def test_options_are_told_from_their_values() -> None:
-    options = parse_options("-ra -n 4 -kfast -m 'x' --cov pkg --ignore=a --ignore b --deselect c -p no:x tests".split())
-    assert options.selections == ("-k 'fast'", "-m \"'x'\"")
+    words = ["-ra", "-n", "4", "-kfast", "-m", "not slow", "--cov", "pkg", "--ignore=a", "--ignore", "b"]
+    options = parse_options([*words, "--deselect", "c", "-p", "no:x", "tests"])
+    assert options.selections == ("-k 'fast'", "-m 'not slow'")
     assert (options.ignored, options.deselected, options.plugins) == (("a", "b"), ("c",), ("no:x",))
     assert (options.paths, options.doubtful_paths) == (("tests",), ("pkg",))
