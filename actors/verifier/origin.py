@@ -21,7 +21,7 @@ from actors.verifier.generated import is_literal, reaches
 from actors.verifier.ignored import ignored_by
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 from actors.verifier.inside.smoke import BESIDES, module_names
-from actors.verifier.site_packages import Installed, SitePackages
+from actors.verifier.site_packages import LOADER, Installed, SitePackages
 from actors.verifier.tree import CHECKOUT
 from actors.verifier.untracked import Untracked
 from events.work import FailureClass
@@ -122,13 +122,19 @@ class _Origin:
             twins = [other for other in self._others if canonical(other.name) == canonical(dist.name)]
             if twins:
                 self._refuse(f"{dist.name} is installed twice: also as {twins[0].metadata}", FailureClass.RECIPE)
-            recorded = [p for p in dist.files if not COPIED.fullmatch(p.removeprefix(f"{dist.site}/"))]
+            recorded = [p for p in dist.files if not self._is_installers(dist, p.removeprefix(f"{dist.site}/"))]
             if code := self._chosen(module_names([p.removeprefix(f"{dist.site}/") for p in recorded]), dist):
                 self._regular(dist, code, recorded)
             if dist.editable:
                 self._editable(dist)
         for name in sorted({canonical(dist.name) for dist in self.own} - self._importable):
             self._refuse(f"{name} installs no module that can be imported", FailureClass.RECIPE)
+
+    @staticmethod
+    def _is_installers(dist: Installed, path: str) -> bool:
+        """Whether an installer wrote a file of site-packages: metadata, or the loader of an editable installation,
+        which is start-up code and judged as such."""
+        return COPIED.fullmatch(path) is not None or (dist.editable and LOADER.fullmatch(path) is not None)
 
     def _refuse(self, message: str, whose: FailureClass = FailureClass.TAMPER) -> None:
         finding = Finding(defence=Defence.ORIGIN, message=message, failure_class=whose)

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from actors.verifier.junit import parse_junit
 
 from actors.verifier.control import OwnFile, choose, hidden_files, is_test_file, judge, take_away
 from actors.verifier.defences import Defence
-from actors.verifier.junit import parse_junit
 from tests.verifier.commits import committed
 
 PACKAGE = '''\
