@@ -126,7 +126,7 @@ class DiskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budget_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
     """For this node's images and build cache together; 0: no budget."""
     reserve_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 2048
-    """Set aside for every build while it runs."""
+    """Set aside for every build while it runs. The engine writes a step twice, to commit it."""
     min_free_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 1024
     """What a build must leave free on the engine's disk."""
 
