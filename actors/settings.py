@@ -82,6 +82,10 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     no_proxy: str = ""
     network: str = "default"
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 4096
+    cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
+    """Processors of a step; 0: all."""
+    pids: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
+    """Processes of a build's steps together, where the engine can be made to limit them."""
     timeout_s: Seconds = 3600.0
 
 

@@ -21,6 +21,7 @@ import requests
 from docker.errors import APIError
 from docker.types.daemon import CancellableStream
 
+from actors.images.build_limits import step_limits
 from actors.images.diagnose import diagnose, tail_of
 from actors.images.engine import Engine
 from actors.images.outcomes import BuildCancelled, BuildFailed
@@ -60,7 +61,7 @@ def run_build(
     Args:
         engine: where.
         request: what.
-        settings: for memory, network and the time-out.
+        settings: for the limits of its steps, network and the time-out.
         fill: writes the files of the build into the tar, ``headrace/Dockerfile`` among them.
         log: receives the output as it comes.
         cancel: ends the build when set.
@@ -106,7 +107,8 @@ class _Build:
         watcher.start()
         lost: InfraError | None = None
         try:
-            with self.engine.translated(f"build {self.request.tag}"):
+            with step_limits(self.engine, self.settings) as limits, self.engine.translated(f"build {self.request.tag}"):
+                api.params = limits
                 for entry in self._stream(api, spool):
                     self._take(entry)
         except InfraError as exc:
