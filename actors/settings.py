@@ -81,6 +81,9 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     https_proxy: str = ""
     no_proxy: str = ""
     network: str = "default"
+    """``default``, ``none``, the name of a Docker network, or ``index``: only the configured indexes and mirrors."""
+    index_hosts: list[str] = msgspec.field(default_factory=list)
+    """Further hosts (``host`` or ``host:port``) that builds may reach in the network ``index``."""
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 4096
     cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
     """Processors of a step; 0: all."""
