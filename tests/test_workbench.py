@@ -79,10 +79,11 @@ def test_an_honest_project_is_verified_and_everything_about_it_is_kept(
     outcome = workbench.perform(order, cancel=threading.Event())
     assert outcome.verified, outcome.message
     assert (outcome.stage, outcome.failure_class, outcome.tests) == ("tests", None, TestCounts(passed=1))
-    assert [check.name for check in outcome.checks] == ["build", "origin", "import", "tests"]
+    assert outcome.checks[0].name == "build"
+    assert {"audit", "tree", "origin", "import", "tests", "control"} <= {check.name for check in outcome.checks}
     assert outcome.context == stock_context().digest
     assert DockerContext.from_tar_bytes(blobs.get(outcome.context)) == stock_context()
-    assert set(outcome.blobs) == {"build_log", "smoke_log", "test_log", "junit", "tests"}
+    assert set(outcome.blobs) == {"build_log", "smoke_log", "test_log", "control_log", "tests"}
     assert b"1 passed" in blobs.get(outcome.blobs["test_log"])
     assert outcome.image is not None
     assert outcome.metrics.image_bytes is not None
@@ -94,6 +95,17 @@ def test_an_honest_project_is_verified_and_everything_about_it_is_kept(
     )
     assert again.verified
     assert again.metrics.build_reused
+
+
+@pytest.mark.engine
+def test_scripts_that_give_themselves_away_are_refused_before_anything_is_built(
+    workbench: DockerWorkbench, order: WorkOrder, blobs: FileBlobs
+) -> None:
+    script = "cat >/workspace/repo/conftest.py <<EOF\nEOF\n"
+    outcome = workbench.perform(with_package_step(order, blobs, script), cancel=threading.Event())
+    assert (outcome.verified, outcome.stage, outcome.failure_class) == (False, "audit", FailureClass.TAMPER)
+    assert "docker_build_pkg.sh, line 1" in outcome.message
+    assert (outcome.image, outcome.blobs) == (None, {})
 
 
 @pytest.mark.engine

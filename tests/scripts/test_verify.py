@@ -104,7 +104,7 @@ def test_what_is_asked_for_has_to_exist(verify: Verify, tmp_path: Path) -> None:
     assert "name one with --repo" in str(verify(path, "--issue-number", 1).exception)
     missing = verify(path, "--issue-number", 1, "--repo", "one/r", "--context", tmp_path / "nowhere")
     assert "Dockerfile: is missing" in str(missing.exception)
-    assert "one of build, smoke, tests, f2p" in str(verify(path, "--issue-number", 1, "--level", "all").exception)
+    assert "one of build, f2p, smoke, tests" in str(verify(path, "--issue-number", 1, "--level", "all").exception)
 
 
 def test_an_unresolved_row_names_the_command_that_resolves_it(verify: Verify, tmp_path: Path) -> None:
