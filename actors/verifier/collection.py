@@ -151,7 +151,12 @@ def _deselected(seen: _Seen) -> Finding | None:
     gone = [
         nodeid
         for nodeid in seen.collected.collected
-        if nodeid not in selected and not nodeid.startswith(seen.expected.deselected or ("\0",))
+        if nodeid not in selected
+        and not _taken_out(seen, nodeid)
+        and not any(
+            selection.explains(nodeid, seen.expected.mentions.get(seen.items[nodeid][0], selection.words))
+            for selection in seen.expected.selections
+        )
     ]
     return _finding(f"{len(gone)} tests were collected and then left out", gone)
 

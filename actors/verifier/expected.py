@@ -19,6 +19,7 @@ from actors.verifier.commit import CommitTree
 from actors.verifier.declared_tests import Class, Declared, FileRules, Names, declared_tests, read_module
 from actors.verifier.own_hooks import OwnHooks, parsed, read_hooks
 from actors.verifier.pytest_config import PytestConfig, matches_path, read_config
+from actors.verifier.selection import Selection, mentions_of, selections_of
 
 __all__ = ["Expected", "ExpectedTest", "expected_tests"]
 
@@ -38,8 +39,9 @@ class ExpectedTest(msgspec.Struct, frozen=True):
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What a commit says about its tests.
 
-    ``deselecting``: why collected tests may not be run (options, hooks); ``deselected``: beginnings of node ids that
-    the configuration takes out by name. ``files``, ``links`` (target by path) and ``submodules`` are the commit's.
+    ``deselecting``: why any collected test may not be run (options, hooks); ``deselected``: beginnings of node ids that
+    the configuration takes out by name; ``selections``: its expressions, and ``mentions``: by file, the words of them
+    that may fit tests there. ``files``, ``links`` (target by path) and ``submodules`` are the commit's.
     ``reasons``: what makes the list uncertain.
     """
 
@@ -47,6 +49,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     tests: tuple[ExpectedTest, ...]
     deselecting: tuple[str, ...]
     deselected: tuple[str, ...]
+    selections: tuple[Selection, ...]
+    mentions: dict[str, frozenset[str]]
     reasons: tuple[str, ...]
     files: frozenset[str]
     links: dict[str, str]
@@ -84,14 +88,18 @@ def expected_tests(tree: CommitTree, *, primary_root: str) -> Expected:
             sure = test.certain and not scope.is_renamed(path)
             tests.append(ExpectedTest(path, test.name, sure and reached == "yes", sure))
     options = config.options
-    selections = [f"{config.file} selects tests with {selection}" for selection in options.selections]
-    reasons = [*([config.problem] if config.problem else []), *hooks.reasons, *selections, *scope.doubts]
+    selections = selections_of(keywords=options.keywords, marks=options.marks)
+    choices = [f"{config.file} selects tests with {option}" for option in options.selections]
+    wordy = [f"{config.file} selects tests with {expression!r}" for expression in (*options.keywords, *options.marks)]
+    reasons = [*([config.problem] if config.problem else []), *hooks.reasons, *choices, *wordy, *scope.doubts]
     reasons += [f"{path} cannot be parsed" for path in unread]
     return Expected(
         config=config,
         tests=tuple(tests),
-        deselecting=(*hooks.deselecting, *selections),
+        deselecting=(*hooks.deselecting, *choices),
         deselected=options.deselected,
+        selections=selections,
+        mentions=mentions_of(tree, list(dict.fromkeys(test.file for test in tests)), selections),
         reasons=tuple(dict.fromkeys(reasons)),
         files=frozenset(path for path, entry in tree.files.items() if entry.mode != SUBMODULE),
         links={path: tree.text(path) for path, entry in tree.files.items() if entry.mode == LINK},

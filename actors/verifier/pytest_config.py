@@ -54,7 +54,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the options that a configuration adds say about the choice of tests.
 
     ``paths``: words that are paths for sure; ``doubtful_paths``: words that are a path, or the value of an option that
-    is not known here. ``selections``: options that leave tests out, as written.
+    is not known here. ``keywords``, ``marks``: expressions of ``-k`` and ``-m``; ``selections``: other options that
+    leave tests out.
     """
 
     paths: tuple[str, ...] = ()
@@ -62,6 +63,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     ignored_globs: tuple[str, ...] = ()
     deselected: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     selections: tuple[str, ...] = ()
     plugins: tuple[str, ...] = ()
     overridden: tuple[str, ...] = ()
@@ -147,13 +150,18 @@ def matches_path(path: str, patterns: Iterable[str]) -> bool:
 
 
 def _note(found: dict[str, list[str]], flags: dict[str, bool], name: str, value: str) -> None:
-    lists = {"--ignore": "ignored", "--ignore-glob": "ignored_globs", "--deselect": "deselected", "-p": "plugins"}
+    lists = {
+        "-k": "keywords",
+        "-m": "marks",
+        "--ignore": "ignored",
+        "--ignore-glob": "ignored_globs",
+        "--deselect": "deselected",
+        "-p": "plugins",
+    }
     if name in lists:
         found[lists[name]].append(value)
     if name in ("-o", "--override-ini"):
         found["overridden"].append(value)
-    if name in ("-k", "-m"):
-        found["selections"].append(f"{name} {value!r}")
     if name in SELECTING:
         found["selections"].append(name)
     if name in MOVING:

@@ -157,6 +157,25 @@ def test_removals_by_an_unknown_plugin_are_found_beside_the_commits_own_deselect
     ]
 
 
+@pytest.mark.parametrize("option", ["-m 'not (slow or b.c)'", "-k 'not slow'", "-m 'not slow(n=1)'"])
+def test_an_expression_of_the_commit_explains_only_what_it_can_fit(tmp_path: Path, option: str) -> None:
+    slow = "import pytest\n\npytestmark = pytest.mark.slow\n\n\ndef test_e():\n    pass\n"
+    files = {**FILES, "tests/test_e.py": slow, "pytest.ini": f"[pytest]\naddopts = {option}\nmarkers = slow\n"}
+    expected = expected_tests(committed(tmp_path / "repo", files), primary_root=".")
+    everything, modules = [*HONEST, "tests/test_e.py::test_e"], [*MODULES, "tests/test_e.py"]
+    assert compare(expected, report(everything, selected=HONEST, modules=modules)) == []
+    assert messages(compare(expected, report(everything, selected=HONEST[1:], modules=modules))) == [
+        "1 tests were collected and then left out: tests/test_a.py::test_a"
+    ]
+
+
+@pytest.mark.parametrize("option", ["-m fast", "-k 'fast or slow'", "-m 'not slow or'", "--lf", "-m 'a if b else c'"])
+def test_an_expression_that_may_leave_out_anything_explains_everything(tmp_path: Path, option: str) -> None:
+    files = {**FILES, "pytest.ini": f"[pytest]\naddopts = {option}\n"}
+    expected = expected_tests(committed(tmp_path / "repo", files), primary_root=".")
+    assert compare(expected, report(HONEST, selected=[])) == []
+
+
 @pytest.mark.parametrize("collector", ["tests/test_c.py", "tests/test_c.py::TestC", "tests", "tests/__init__.py", ""])
 @pytest.mark.parametrize("outcome", ["failed", "skipped"])
 def test_a_collector_that_did_not_pass_excuses_what_is_below_it(

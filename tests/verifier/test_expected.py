@@ -160,6 +160,16 @@ CASES: dict[str, tuple[dict[str, str], set[str]]] = {
         },
         {"test_one", "test_two"},
     ),
+    "selection_of_marks_from_elsewhere": (
+        {
+            "pytest.ini": "[pytest]\nmarkers = slow\naddopts = -m 'not slow' -k 'not Network'\n",
+            "helpers.py": "import pytest\n\nlong = pytest.mark.slow\n",
+            "test_a.py": "import pytest\n\nfrom helpers import long\n\n\n@long\ndef test_one():\n    pass\n\n\n"
+            "@pytest.mark.parametrize('kind', ['network'])\ndef test_two(kind):\n    pass\n",
+            "test_network.py": "def test_three():\n    pass\n",
+        },
+        {"test_two", "test_three"},
+    ),
     "selection_by_an_own_hook": (
         {
             "conftest.py": "def pytest_collection_modifyitems(config, items):\n    items[:] = items[1:]\n",
@@ -223,7 +233,7 @@ def test_reasons_name_what_makes_the_list_uncertain(tmp_path: Path) -> None:
     assert expected_tests(committed(tmp_path / "repo", files), primary_root=".").reasons == (
         "conftest.py has pytest_ignore_collect",
         "conftest.py makes parameters of tests",
-        "pytest.ini selects tests with -k 'fast'",
+        "pytest.ini selects tests with 'fast'",
         "test_a.py cannot be parsed",
     )
 
@@ -265,6 +275,6 @@ def test_the_configuration_is_the_first_that_has_a_section(
 def test_options_are_told_from_their_values() -> None:
     words = ["-ra", "-n", "4", "-kfast", "-m", "not slow", "--cov", "pkg", "--ignore=a", "--ignore", "b"]
     options = parse_options([*words, "--deselect", "c", "-p", "no:x", "tests"])
-    assert options.selections == ("-k 'fast'", "-m 'not slow'")
+    assert (options.keywords, options.marks) == (("fast",), ("not slow",))
     assert (options.ignored, options.deselected, options.plugins) == (("a", "b"), ("c",), ("no:x",))
     assert (options.paths, options.doubtful_paths) == (("tests",), ("pkg",))
