@@ -31,7 +31,7 @@ class Defence(StrEnum):
     STARTUP = "startup"
     """Nothing but what the index served runs when the interpreter starts."""
     PROVENANCE = "provenance"
-    """The test runner and its plug-ins are byte for byte what the index serves."""
+    """What is installed is what the index serves; the test runner and its plug-ins byte for byte."""
     TREE = "tree"
     """The checkout is the commit, but for build products that cannot change what the tests say."""
     ORIGIN = "origin"

@@ -22,12 +22,12 @@ def many(count: int, outcome: OutcomeName, prefix: str) -> list[TestOutcome]:
 
 def test_the_ratio_is_of_the_tests_that_ran() -> None:
     rules = VerificationRules(min_pass_ratio=0.9)
-    good, detail = judge([*many(9, "passed", "p"), *many(1, "failed", "f"), *many(5, "skipped", "s")], rules)
+    good, detail = judge([*many(9, "passed", "p"), *many(1, "failed", "t::f"), *many(5, "skipped", "s")], rules)
     assert good
-    assert detail == "1 of 10 tests failed (pass ratio 0.9, needed 0.9), 5 skipped; first: f0"
-    good, detail = judge([*many(8, "passed", "p"), *many(1, "failed", "f"), *many(1, "error", "e")], rules)
+    assert detail == "1 of 10 tests failed (pass ratio 0.9, needed 0.9), 5 skipped; first: t::f0"
+    good, detail = judge([*many(8, "passed", "p"), *many(1, "failed", "t::f"), *many(1, "error", "t::e")], rules)
     assert not good
-    assert detail == "too many tests failed; 2 of 10 tests failed (pass ratio 0.8, needed 0.9); first: f0, e0"
+    assert detail == "too many tests failed; 2 of 10 tests failed (pass ratio 0.8, needed 0.9); first: t::f0, t::e0"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_without_a_test_that_ran_nothing_is_verified(found: list[TestOutcome], w
 
 
 def test_a_failure_that_the_neighbour_had_too_counts_neither_way() -> None:
-    found = mark_known(outcomes(a="passed", b="failed", c="error"), {"b", "c", "gone"})
+    found = mark_known([*many(1, "passed", "p"), *many(2, "failed", "t::f")], {"t::f0", "t::f1", "gone"})
     good, detail = judge(found, VerificationRules(min_pass_ratio=1.0))
     assert good
     assert detail == "0 of 1 tests failed (pass ratio 1, needed 1), 2 more failed as on the neighbour"
@@ -54,6 +54,21 @@ def test_a_test_that_passed_on_the_neighbour_has_to_pass_however_many_failed_the
     found = mark_known([*many(1, "passed", "p"), *many(1, "failed", "other")], allowed)
     good, _ = judge(found, VerificationRules(min_pass_ratio=0.9))
     assert not good
+
+
+def test_a_test_that_passed_on_the_neighbour_and_is_skipped_here_counts_as_not_passed() -> None:
+    found = [*many(8, "passed", "p"), *many(2, "skipped", "s"), *many(5, "skipped", "never")]
+    rules = VerificationRules(min_pass_ratio=0.9)
+    before = {"s0", "s1", "p0"}
+    good, detail = judge(found, rules, passed_before=before)
+    assert not good
+    assert detail == (
+        "too many tests that passed on the neighbour are skipped; 0 of 10 tests failed (pass ratio 0.8, needed 0.9), "
+        "7 skipped, 2 of them passed on the neighbour (s0, s1)"
+    )
+    assert judge(found, rules)[0]
+    assert judge(found, rules, passed_before={"never9", "p0"})[0]
+    assert judge([*many(9, "passed", "p"), *many(1, "skipped", "s")], rules, passed_before={"s0"})[0]
 
 
 def test_known_failures_alone_verify_nothing() -> None:
@@ -86,7 +101,7 @@ def test_a_rerun_that_skips_a_test_or_leaves_it_out_does_not_clear_it() -> None:
 
 
 def test_named_tests_have_to_pass_whatever_the_ratio_is() -> None:
-    found = [*outcomes(**{"t.py::test_core[1]": "failed"}), *many(99, "passed", "p")]
+    found = [TestOutcome(test="t.py::test_core[1]", outcome="failed", failures=1), *many(99, "passed", "p")]
     good, detail = judge(found, VerificationRules(must_pass=("t.py::test_core",)))
     assert not good
     assert detail.startswith("t.py::test_core[1], which has to pass (setting verify.must_pass), did not")
