@@ -81,7 +81,14 @@ class BuildSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     https_proxy: str = ""
     no_proxy: str = ""
     network: str = "default"
+    """``default``, ``none``, the name of a Docker network, or ``index``: only the configured indexes and mirrors."""
+    index_hosts: list[str] = msgspec.field(default_factory=list)
+    """Further hosts (``host`` or ``host:port``) that builds may reach in the network ``index``."""
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 4096
+    cpus: Annotated[float, Meta(ge=0, le=1024)] = 0.0
+    """Processors of a step; 0: all."""
+    pids: Annotated[int, Meta(ge=16, le=1_000_000)] = 4096
+    """Processes of a build's steps together, where the engine can be made to limit them."""
     timeout_s: Seconds = 3600.0
 
 
@@ -126,7 +133,7 @@ class DiskSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     budget_gb: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
     """For this node's images and build cache together; 0: no budget."""
     reserve_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 2048
-    """Set aside for every build while it runs."""
+    """Set aside for every build while it runs. The engine writes a step twice, to commit it."""
     min_free_mb: Annotated[int, Meta(ge=0, le=4_000_000)] = 1024
     """What a build must leave free on the engine's disk."""
 

@@ -9,7 +9,7 @@ first, once more. Then the stock template. What is revoked is never tried.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 
 import msgspec
 
@@ -59,18 +59,16 @@ class GiveUp(msgspec.Struct, frozen=True):
 Step = Try | Generate | GiveUp
 
 
-def without_agent(
-    state: RepositoryState, pr: PrRecord, *, refuted: str | None = None, revoked: Set[str] = frozenset()
-) -> Try | GiveUp:
-    """What is due for ``pr`` when no agent may be paid; ``refuted`` and ``revoked``: by what is not folded yet."""
+def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None = None) -> Try | GiveUp:
+    """What is due for ``pr`` when no agent may be paid; ``refuted``: by an outcome that is not folded yet."""
     tried = pr.tried | {refuted} if refuted else pr.tried
-    if pr.again is not None and pr.again != refuted and pr.again not in revoked:
+    if pr.again is not None and pr.again != refuted:
         return once_more(pr, pr.again)
-    step = next(candidates(state, pr, tried=tried, revoked=revoked), None)
+    step = next(candidates(state, pr, tried=tried), None)
     if step is not None:
         return step
     stock = policy_of(state).stock_context
-    if may_try_stock(state, pr) and stock not in tried and stock not in revoked:
+    if may_try_stock(state, pr) and stock != refuted:
         return Try(Stage.TRY_DEFAULT, stock, None, "no neighbour's context is left to try")
     return GiveUp(_why_given_up(tried, "no agent is enabled"))
 
@@ -100,17 +98,10 @@ def once_more(pr: PrRecord, context: str) -> Try:
     return Try(stage, context, flaked.source, "its verdict was not the same twice: tries it once more")
 
 
-def candidates(
-    state: RepositoryState,
-    pr: PrRecord,
-    *,
-    tried: set[str],
-    most: int | None = None,
-    revoked: Set[str] = frozenset(),
-) -> Iterator[Try]:
+def candidates(state: RepositoryState, pr: PrRecord, *, tried: set[str], most: int | None = None) -> Iterator[Try]:
     """Contexts to try on ``pr``, in their order; none once ``most`` (default: ``max_candidates``) were refuted.
 
-    Those in ``revoked`` are passed over: verified pull requests have them still, but will not when this is folded.
+    What is revoked does not count among these, and no verified pull request has it.
     """
     policy = policy_of(state)
     most = policy.max_candidates if most is None else min(most, policy.max_candidates)
@@ -119,7 +110,7 @@ def candidates(
         refuted = refuted - state.revoked.keys()
     if len(refuted) >= most:
         return
-    seen = tried | revoked
+    seen = set(tried)
     beyond: list[PrRecord] = []
     for rank, source in enumerate(_outwards(state, pr)):
         if rank >= 2 and abs(source.at - pr.at) > policy.window_days * DAY_S:

@@ -42,7 +42,6 @@ from events.types import (
     AttemptFailed,
     AttemptInterrupted,
     AttemptSucceeded,
-    ContextRevoked,
     RepositoryClaimed,
     RepositoryEvent,
 )
@@ -120,8 +119,7 @@ def _failed(
     events: list[RepositoryEvent] = [failed, *news]
     tried_once_more = cls is FailureClass.FLAKE and context is not None and context not in pr.flaked
     if not infra and not tried_once_more and not policy_of(state).generate:
-        revoked = {one for event in news if isinstance(event, ContextRevoked) for one in event.contexts}
-        step = without_agent(state, pr, refuted=context, revoked=revoked)
+        step = without_agent(state, pr, refuted=context)
         if isinstance(step, GiveUp):
             events.append(give_up(pr, step, message=outcome.message, stage=outcome.stage, cls=cls))
     return events + release(state, attempt, context=None, reason=f"PR {pr.issue_number}'s {_noun(attempt)} failed")

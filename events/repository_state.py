@@ -107,14 +107,16 @@ class RepositoryState(msgspec.Struct, kw_only=True):
 
     def close(self, pr: PrRecord) -> None:
         """Takes a finished pull request out of the indexes that it is in."""
-        self.again.pop(pr.issue_number, None)
+        if self.again:
+            self.again.pop(pr.issue_number, None)
         remove_place(self.open if pr.reached else self.unreached, (pr.at, pr.issue_number))
 
     def refute(self, context: str, pr: PrRecord) -> None:
         """Remembers that ``context`` does not build ``pr``."""
         if context not in pr.tried:
             pr.tried.add(context)
-            self.again.pop(pr.issue_number, None)
+            if self.again:
+                self.again.pop(pr.issue_number, None)
             insort(self.refuted.setdefault(context, []), (pr.at, pr.issue_number))
 
     def count_failure(self, pr: PrRecord, attempt: InFlight, outcome: Outcome) -> None:

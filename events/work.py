@@ -202,9 +202,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     """What one work order came to.
 
     ``stage`` is where it ended (``audit, source, base, repository, build, inspect, smoke, tests, f2p``);
-    ``failure_class`` is null exactly when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs`` maps
-    a kind (``tests``, and a log of each step: ``build_log, smoke_log, test_log, rerun_1_log, control_log``, …) to the
-    SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a verdict.
+    ``failure_class`` is null exactly when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs``
+    maps a kind (``tests``, and a log of each step: ``build_log, smoke_log, test_log, rerun_1_log, control_log``, …) to
+    the SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a verdict.
     """
 
     verified: bool

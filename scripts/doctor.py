@@ -15,10 +15,9 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import msgspec
@@ -29,14 +28,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from actors.images.engine import Engine, filters_system_calls
+from actors.images.disk import DiskBudget
+from actors.images.engine import Engine, filters_system_calls, node_of
 from actors.images.rootfs import apt_mirror
 from actors.settings import Settings, load_settings
 from events.errors import EnvironmentNotReady, HeadraceError, InfraError, SettingError
+from scripts.findings import GIB, Finding, Levels, Status, amount, fail, ok, warn
 
 __all__ = ["Finding", "Status", "command", "diagnose", "engine_problem"]
 
-GIB = 1024**3
 DEFAULT_STORE = "sqlite:///headrace.db"
 ENGINE_TIMEOUT_S = 20.0
 SHARED_MEMORY_FOLDER = "/dev/shm"  # noqa: S108 - looked at, nothing is written there
@@ -44,35 +44,11 @@ SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where ``debootstrap`` lies; on the PATH of root's login shell, and not of every other one."""
 
 
-class Status(StrEnum):
-    """How content a check is."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check: what was looked at, what was seen, and what to do where that is not good (``mend``)."""
-
-    name: str
-    status: Status
-    seen: str
-    mend: str = ""
-
-
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What ``--json`` prints. ``ready``: no check failed."""
 
     ready: bool
     checks: list[Finding]
-
-
-class Levels(NamedTuple):
-    """Bytes below which an amount is worth a warning, or is too little to work."""
-
-    warn: int
-    fail: int
 
 
 DISK = Levels(warn=20 * GIB, fail=2 * GIB)
@@ -100,6 +76,7 @@ def diagnose(settings: Settings, *, store: str = DEFAULT_STORE, engine: Engine |
         lambda: _limits(info),
         lambda: _seccomp(info),
         lambda: _docker_disk(info),
+        lambda: _disk_budget(settings, engine=engine, info=info),
         lambda: _debootstrap(settings),
         lambda: _base_image(settings, engine=engine, info=info),
         lambda: _cache(settings),
@@ -126,7 +103,7 @@ def engine_problem(settings: Settings) -> str | None:
 
 
 def _python() -> Finding:
-    return _ok("python", f"{platform.python_version()} at {sys.executable}")
+    return ok("python", f"{platform.python_version()} at {sys.executable}")
 
 
 def _packages() -> Finding:
@@ -143,24 +120,24 @@ def _packages() -> Finding:
         if not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if wrong:
-        return _fail("packages", ", ".join(wrong), mend="run scripts/setup.sh again")
+        return fail("packages", ", ".join(wrong), mend="run scripts/setup.sh again")
     seen = ", ".join(f"{name} {metadata.version(name)}" for name in ("headrace", "ray", "docker"))
-    return _ok("packages", seen)
+    return ok("packages", seen)
 
 
 def _git() -> Finding:
     if shutil.which("git") is None:
-        return _fail("git", "git is not on PATH", mend="install the package git")
-    return _ok("git", _version_of("git"))
+        return fail("git", "git is not on PATH", mend="install the package git")
+    return ok("git", _version_of("git"))
 
 
 def _uv() -> Finding:
     from uv import find_uv_bin
 
     try:
-        return _ok("uv", _version_of(find_uv_bin()))
+        return ok("uv", _version_of(find_uv_bin()))
     except (FileNotFoundError, PermissionError) as exc:
-        return _fail("uv", f"uv cannot be run ({exc})", mend="run scripts/setup.sh again")
+        return fail("uv", f"uv cannot be run ({exc})", mend="run scripts/setup.sh again")
 
 
 def _version_of(program: str) -> str:
@@ -180,13 +157,13 @@ def _docker(info: dict[str, Any] | InfraError) -> Finding:
     where = os.environ.get("DOCKER_HOST") or "its default socket"
     if isinstance(info, InfraError):
         mend = "start Docker, run scripts/setup.sh, or set DOCKER_HOST to an engine that you may use"
-        return _fail("docker engine", f"no Docker on {where}: {info.message}", mend=mend)
+        return fail("docker engine", f"no Docker on {where}: {info.message}", mend=mend)
     driver = info["Driver"]
     seen = f"{info['ServerVersion']} on {where}, storage {driver}, cgroup v{info.get('CgroupVersion', 1)}"
     if driver == "vfs":
         mend = "give Docker a data folder on a file system that overlay2 works on; vfs copies every layer in full"
-        return _warn("docker engine", seen, mend=mend)
-    return _ok("docker engine", seen)
+        return warn("docker engine", seen, mend=mend)
+    return ok("docker engine", seen)
 
 
 def _limits(info: dict[str, Any] | InfraError) -> Finding | None:
@@ -197,8 +174,8 @@ def _limits(info: dict[str, Any] | InfraError) -> Finding | None:
     if absent:
         seen = f"containers cannot be limited in {', '.join(absent)}"
         mend = "mount these cgroup controllers and restart Docker; without them one test run can take the machine down"
-        return _fail("container limits", seen, mend=mend)
-    return _ok("container limits", ", ".join(limits))
+        return fail("container limits", seen, mend=mend)
+    return ok("container limits", ", ".join(limits))
 
 
 def _seccomp(info: dict[str, Any] | InfraError) -> Finding | None:
@@ -206,8 +183,8 @@ def _seccomp(info: dict[str, Any] | InfraError) -> Finding | None:
         return None
     if not filters_system_calls(info):
         mend = "start Docker with its default seccomp profile, on a kernel that has seccomp"
-        return _warn("system calls", "the engine filters none: containers are less isolated", mend=mend)
-    return _ok("system calls", "filtered (seccomp)")
+        return warn("system calls", "the engine filters none: containers are less isolated", mend=mend)
+    return ok("system calls", "filtered (seccomp)")
 
 
 def _docker_disk(info: dict[str, Any] | InfraError) -> Finding | None:
@@ -215,9 +192,34 @@ def _docker_disk(info: dict[str, Any] | InfraError) -> Finding | None:
         return None
     folder = Path(info["DockerRootDir"])
     if not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://") or not folder.exists():
-        return _ok("docker disk", f"{folder} is on another machine; not looked at")
+        return ok("docker disk", f"{folder} is on another machine; not looked at")
     mend = "remove images that are no longer needed, or move Docker's data folder to a larger disk"
-    return _amount("docker disk", shutil.disk_usage(folder).free, levels=DISK, what=f"free in {folder}", mend=mend)
+    return amount("docker disk", shutil.disk_usage(folder).free, levels=DISK, what=f"free in {folder}", mend=mend)
+
+
+def _disk_budget(settings: Settings, *, engine: Engine, info: dict[str, Any] | InfraError) -> Finding | None:
+    if isinstance(info, InfraError):
+        return None
+    disk, cache_dir = settings.disk, settings.cache_dir
+    budget = DiskBudget(engine, settings=disk, cache_dir=cache_dir, node=node_of(cache_dir))
+    try:
+        use = budget.use()
+    except InfraError as exc:
+        return warn("disk budget", exc.message, mend="see the message")
+    of = f" of a budget of {disk.budget_gb:g} GiB" if disk.budget_gb else ", no budget"
+    seen = f"own images take {use.own_bytes / GIB:.1f} GiB{of}"
+    seen += f", {use.reserved_bytes / GIB:.1f} GiB reserved by builds" if use.reserved_bytes else ""
+    if use.free_bytes is not None:
+        seen += f", {use.free_bytes / GIB:.1f} GiB free"
+        needed = (disk.reserve_mb + disk.min_free_mb) << 20
+        if use.free_bytes - use.reserved_bytes < needed:
+            seen += f", {needed / GIB:.1f} GiB needed for a build"
+            return warn(
+                "disk budget", seen, mend="builds will evict; `headrace evict --dry-run --all` says what could go"
+            )
+    if disk.budget_gb and use.own_bytes > disk.budget_gb * GIB:
+        return warn("disk budget", seen, mend="run `headrace evict`, or the next build evicts")
+    return ok("disk budget", seen)
 
 
 def _debootstrap(settings: Settings) -> Finding | None:
@@ -226,14 +228,14 @@ def _debootstrap(settings: Settings) -> Finding | None:
     found = shutil.which("debootstrap", path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_FOLDERS}")
     if found is None:
         mend = "run scripts/setup.sh, install the package debootstrap, or set build.provider to registry"
-        return _fail("debootstrap", "debootstrap is not installed", mend=mend)
+        return fail("debootstrap", "debootstrap is not installed", mend=mend)
     if os.geteuid() != 0:
         mend = "run as root, or set build.provider to registry"
-        return _fail("debootstrap", "debootstrap needs root", mend=mend)
+        return fail("debootstrap", "debootstrap needs root", mend=mend)
     try:
-        return _ok("debootstrap", f"{found} from {settings.build.debian_mirror or apt_mirror()}")
+        return ok("debootstrap", f"{found} from {settings.build.debian_mirror or apt_mirror()}")
     except SettingError as exc:
-        return _fail("debootstrap", exc.message, mend="set build.debian_mirror")
+        return fail("debootstrap", exc.message, mend="set build.debian_mirror")
 
 
 def _base_image(settings: Settings, *, engine: Engine, info: dict[str, Any] | InfraError) -> Finding | None:
@@ -245,15 +247,15 @@ def _base_image(settings: Settings, *, engine: Engine, info: dict[str, Any] | In
     image = settings.build.base_image.format(python_version=running if running in versions else versions[-1])
     try:
         if engine.image(image) is not None:
-            return _ok("base image", f"{image} is on the engine")
+            return ok("base image", f"{image} is on the engine")
         with engine.translated(f"find {image} in its registry"):
             engine.api.inspect_distribution(image)
     except InfraError as exc:
         mend = "set build.provider to debootstrap, or build.base_image to images that this engine has or can pull"
         if isinstance(exc.__cause__, APIError) and exc.__cause__.status_code == requests.codes.not_found:
             mend = "set build.base_image to an image that exists"
-        return _fail("base image", exc.message, mend=mend)
-    return _ok("base image", f"{image} can be pulled")
+        return fail("base image", exc.message, mend=mend)
+    return ok("base image", f"{image} can be pulled")
 
 
 def _cache(settings: Settings) -> Finding:
@@ -261,9 +263,9 @@ def _cache(settings: Settings) -> Finding:
     existing = _nearest(folder)
     mend = "set sweep.cache_dir to a folder on a disk with room that you may write to"
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return _fail("cache folder", f"{folder} cannot be written", mend=mend)
+        return fail("cache folder", f"{folder} cannot be written", mend=mend)
     free = shutil.disk_usage(existing).free
-    return _amount("cache folder", free, levels=DISK, what=f"free in {folder}", mend=mend)
+    return amount("cache folder", free, levels=DISK, what=f"free in {folder}", mend=mend)
 
 
 def _store(url: str) -> Finding:
@@ -273,14 +275,14 @@ def _store(url: str) -> Finding:
     if path is not None and not path.exists():
         existing = _nearest(path.absolute())
         if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-            return _ok("store", f"{url} is not there yet and can be made")
+            return ok("store", f"{url} is not there yet and can be made")
         mend = "name a folder that you may write to with --store"
-        return _fail("store", f"{url}: {existing} cannot be written", mend=mend)
+        return fail("store", f"{url}: {existing} cannot be written", mend=mend)
     try:
         open_store(url, write=False).close()
     except HeadraceError as exc:
-        return _fail("store", exc.message, mend="see the message, or use another --store")
-    return _ok("store", f"{url} opens")
+        return fail("store", exc.message, mend="see the message, or use another --store")
+    return ok("store", f"{url} opens")
 
 
 def _ray() -> Finding:
@@ -288,8 +290,8 @@ def _ray() -> Finding:
         import ray
     except ImportError as exc:
         mend = "run scripts/setup.sh again, with a Python that Ray has wheels for"
-        return _fail("ray", f"ray cannot be imported ({exc})", mend=mend)
-    return _ok("ray", f"{ray.__version__}, {os.cpu_count()} CPUs here")
+        return fail("ray", f"ray cannot be imported ({exc})", mend=mend)
+    return ok("ray", f"{ray.__version__}, {os.cpu_count()} CPUs here")
 
 
 def _memory() -> Finding:
@@ -298,20 +300,20 @@ def _memory() -> Finding:
     mend = (
         "end other programs or lower sweep.workers; Ray alone takes 0.6 GiB, and each test run up to verify.memory_mb"
     )
-    return _amount("memory", available, levels=MEMORY, what="available", mend=mend)
+    return amount("memory", available, levels=MEMORY, what="available", mend=mend)
 
 
 def _shared_memory() -> Finding:
     mend = "make /dev/shm larger (in a container: --shm-size); Ray falls back to its temporary folder"
     size = shutil.disk_usage(SHARED_MEMORY_FOLDER).total
-    return _amount("shared memory", size, levels=SHARED_MEMORY, what=f"in {SHARED_MEMORY_FOLDER}", mend=mend)
+    return amount("shared memory", size, levels=SHARED_MEMORY, what=f"in {SHARED_MEMORY_FOLDER}", mend=mend)
 
 
 def _open_files() -> Finding:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY or limit >= OPEN_FILES.warn:
-        return _ok("open files", f"limit {limit if limit != resource.RLIM_INFINITY else 'unlimited'}")
-    make = _fail if limit < OPEN_FILES.fail else _warn
+        return ok("open files", f"limit {limit if limit != resource.RLIM_INFINITY else 'unlimited'}")
+    make = fail if limit < OPEN_FILES.fail else warn
     return make("open files", f"limit {limit}", mend="raise it: `ulimit -n 8192`; 100 actors take about 350")
 
 
@@ -323,39 +325,18 @@ def _ca_bundle(settings: Settings) -> Finding | None:
         except (OSError, ssl.SSLError) as exc:
             mend = "set build.ca_bundle to a readable PEM file"
             seen = f"{bundle} is no usable bundle ({exc.strerror or exc})"
-            return _fail("ca bundle", seen, mend=mend)
-        return _ok("ca bundle", f"builds trust {bundle}")
+            return fail("ca bundle", seen, mend=mend)
+        return ok("ca bundle", f"builds trust {bundle}")
     own = os.environ.get("SSL_CERT_FILE")
     if not own:
         return None
     mend = f"set build.ca_bundle to {own} if builds have to go through the same proxy as this machine"
-    return _warn("ca bundle", "SSL_CERT_FILE is set, builds do not get it", mend=mend)
-
-
-def _ok(name: str, seen: str) -> Finding:
-    return Finding(name=name, status=Status.OK, seen=seen)
-
-
-def _warn(name: str, seen: str, *, mend: str) -> Finding:
-    return Finding(name=name, status=Status.WARN, seen=seen, mend=mend)
-
-
-def _fail(name: str, seen: str, *, mend: str) -> Finding:
-    return Finding(name=name, status=Status.FAIL, seen=seen, mend=mend)
+    return warn("ca bundle", "SSL_CERT_FILE is set, builds do not get it", mend=mend)
 
 
 def _nearest(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def _amount(name: str, amount: int, *, levels: Levels, what: str, mend: str) -> Finding:
-    seen = f"{amount / GIB:.1f} GiB {what}"
-    if amount < levels.fail:
-        return _fail(name, seen, mend=f"{mend} (at least {levels.fail / GIB:g} GiB)")
-    if amount < levels.warn:
-        return _warn(name, seen, mend=f"{mend} ({levels.warn / GIB:g} GiB is comfortable)")
-    return _ok(name, seen)
 
 
 def _show(findings: Sequence[Finding]) -> None:

@@ -22,7 +22,7 @@ from typing import BinaryIO, TypeVar
 import msgspec
 
 from actors.images.diagnose import is_disk_full
-from actors.images.disk import DiskBudget
+from actors.images.disk import DiskBudget, steps_key
 from actors.images.engine import (
     LABEL_KEY,
     LABEL_LOG,
@@ -302,7 +302,8 @@ class ImageBuilder:
             tag=tag_of("pr", f"{order.pull_request.repository}-{order.pull_request.issue_number}", key=key),
             arguments=declared | proxies,
         )
-        tier, build_s = self._once(request, key=key, fill=fill, job=job)
+        steps = steps_key(log_id=order.log_id, pull_request=order.pull_request.name)
+        tier, build_s = self._once(request, key=key, fill=fill, job=job, steps=steps)
         return BuiltImage(
             image_id=tier.image_id,
             tag=request.tag,
@@ -315,11 +316,21 @@ class ImageBuilder:
         )
 
     def _once(
-        self, request: BuildRequest, *, key: str, fill: Callable[[tarfile.TarFile], None], job: _Job
+        self,
+        request: BuildRequest,
+        *,
+        key: str,
+        fill: Callable[[tarfile.TarFile], None],
+        job: _Job,
+        steps: str = "",
     ) -> tuple[_Tier, float | None]:
-        """The image of a key, built unless it is there; with the seconds that the build took, ``None`` without one."""
+        """The image of a key, built unless it is there; with the seconds that the build took, ``None`` without one.
+
+        ``steps``: what to hold besides for the steps of the build.
+        """
         try:
-            job.held.enter_context(self.disk.held(key, cancel=job.cancel))
+            for hold in filter(None, (key, steps)):
+                job.held.enter_context(self.disk.held(hold, cancel=job.cancel))
             found = self._finished(request.tag, key=key)
             if found is not None:
                 return found, None

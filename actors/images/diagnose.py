@@ -14,7 +14,7 @@ import msgspec
 
 from events.work import FailureClass
 
-__all__ = ["FULL_BYTES", "Diagnosis", "diagnose", "is_disk_full", "tail_of"]
+__all__ = ["FULL_BYTES", "Diagnosis", "diagnose", "is_disk_full", "is_unresolved", "tail_of"]
 
 FULL_BYTES = 512 * 1024 * 1024
 """A disk that was never seen with less free was not full, whatever a build printed. It is looked at ten times a second,
@@ -81,6 +81,11 @@ class Diagnosis(msgspec.Struct, frozen=True):
 def is_disk_full(message: str) -> bool:
     """Whether an error speaks of a disk without space."""
     return DISK.search(message) is not None
+
+
+def is_unresolved(message: str) -> bool:
+    """Whether an error speaks of a name that did not resolve."""
+    return UNRESOLVED.search(message) is not None
 
 
 def diagnose(output: str, *, engine_error: str, lowest_free_bytes: int | None = None) -> Diagnosis:

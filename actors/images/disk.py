@@ -16,6 +16,7 @@ A node is one cache folder. Nodes that share an engine do not see each other's h
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import os
 import threading
@@ -29,12 +30,12 @@ import msgspec
 import requests
 from docker.errors import APIError, NotFound
 
-from actors.images.engine import LABEL_KEY, LABEL_NODE, LABEL_TIER, TIER_BUILDING, Engine
+from actors.images.engine import LABEL_KEY, LABEL_LOG, LABEL_NODE, LABEL_PR, LABEL_TIER, TIER_BUILDING, Engine
 from actors.settings import DiskSettings
 from events.errors import InfraError
 from store.locks import LockWaitCancelled, file_lock
 
-__all__ = ["DiskBudget", "DiskUse", "Evicted", "Eviction"]
+__all__ = ["DiskBudget", "DiskUse", "Evicted", "Eviction", "steps_key"]
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -78,6 +79,11 @@ class _Image(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     size: int
     created_at: float
+
+
+def steps_key(*, log_id: str, pull_request: str) -> str:
+    """What to hold while a pull request's image is built: the steps of its build carry labels of these two."""
+    return hashlib.sha256(f"{log_id}\n{pull_request}".encode()).hexdigest()
 
 
 class DiskBudget:
@@ -188,15 +194,16 @@ class DiskBudget:
             return self._evict(wanted, dry_run=dry_run)
 
     def use(self) -> DiskUse:
-        """How things stand.
+        """How things stand; makes and changes nothing.
 
         Raises:
             InfraError: the engine is away.
         """
-        with file_lock(self._ledger):
-            return DiskUse(
-                own_bytes=self._own_bytes(), reserved_bytes=self._reserved(), free_bytes=_free(self._engine.data_folder)
-            )
+        return DiskUse(
+            own_bytes=self._own_bytes(),
+            reserved_bytes=self._reserved(drop=False),
+            free_bytes=_free(self._engine.data_folder),
+        )
 
     def _missing(self, size: int) -> int:
         """How many bytes have to go before ``size`` more may be written; nothing or less: none."""
@@ -220,15 +227,16 @@ class DiskBudget:
             "raise disk.budget_gb, or lower disk.reserve_mb or disk.min_free_mb"
         )
 
-    def _reserved(self) -> int:
-        """Bytes of live reservations; those of dead processes, whose lock is free, are dropped."""
+    def _reserved(self, *, drop: bool = True) -> int:
+        """Bytes of live reservations; ``drop`` those of dead processes, whose lock is free, with the ledger held."""
         total = 0
         now = threading.Event()
         now.set()
         for path in sorted(self._reservations.glob("*")):
             try:
                 with file_lock(path, cancel=now):
-                    path.unlink(missing_ok=True)
+                    if drop:
+                        path.unlink(missing_ok=True)
             except LockWaitCancelled:
                 total += int(path.read_text(encoding="ascii") or "0")
         return total
@@ -264,7 +272,7 @@ class DiskBudget:
         return sum(_added(image, everything) for image in own.values())
 
     def _last_used(self, image: _Image) -> float:
-        """Of a step of a build, when it was made: its labels name the images that it is for, not itself."""
+        """Of a step of a build that led to no image, when it was made: its labels name what it was made for."""
         if image.labels[LABEL_TIER] != TIER_BUILDING:
             with suppress(OSError):
                 return (self._images / image.labels[LABEL_KEY]).stat().st_mtime
@@ -297,7 +305,9 @@ class DiskBudget:
             )
             children[image.parent] -= 1
             if not children[image.parent] and image.parent in own:
-                heapq.heappush(leaves, (self._last_used(own[image.parent]), image.parent))
+                parent = own[image.parent]
+                step = parent.labels[LABEL_TIER] == TIER_BUILDING
+                heapq.heappush(leaves, (last_used_at if step else self._last_used(parent), image.parent))
         return Eviction(evicted=gone, freed_bytes=freed, kept=len(own) - len(gone))
 
     def _in_use(self) -> set[str]:
@@ -309,7 +319,7 @@ class DiskBudget:
         now = threading.Event()
         now.set()
         try:
-            with file_lock(self._images / image.labels[LABEL_KEY], cancel=now):
+            with file_lock(self._images / _hold_of(image.labels), cancel=now):
                 if dry_run:
                     return True
                 with self._engine.translated(f"remove image {image.image_id[:19]}"):
@@ -319,6 +329,13 @@ class DiskBudget:
                 return True
         except LockWaitCancelled:
             return False
+
+
+def _hold_of(labels: Mapping[str, str]) -> str:
+    """The key whose hold protects an image: its own, or that of the build which it is a step of."""
+    if labels[LABEL_TIER] == TIER_BUILDING and LABEL_PR in labels:
+        return steps_key(log_id=labels.get(LABEL_LOG, ""), pull_request=labels[LABEL_PR])
+    return labels[LABEL_KEY]
 
 
 def _remove_name(engine: Engine, name: str) -> bool:

@@ -155,6 +155,16 @@ class Engine:
             local = self.api.base_url.startswith("http+docker:")
         return folder if local and folder.is_dir() else None
 
+    @cached_property
+    def control_group_driver(self) -> str:
+        """``cgroupfs`` or ``systemd``; asked once.
+
+        Raises:
+            InfraError: the engine is away.
+        """
+        with self.translated("ask the Docker engine about itself"):
+            return str(self.api.info().get("CgroupDriver") or "")
+
     def image(self, name: str) -> dict[str, Any] | None:
         """What the engine knows about an image (``docker inspect``), or ``None`` if it has none of that name or id."""
         with self.translated(f"inspect image {name}"):

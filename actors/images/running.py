@@ -21,8 +21,10 @@ import requests
 from docker.errors import APIError
 from docker.types.daemon import CancellableStream
 
+from actors.images.build_limits import step_limits
 from actors.images.diagnose import diagnose, tail_of
 from actors.images.engine import Engine
+from actors.images.index_network import Gate, build_network, is_outside
 from actors.images.outcomes import BuildCancelled, BuildFailed
 from actors.images.recipes import DOCKERFILE
 from actors.settings import BuildSettings
@@ -60,7 +62,7 @@ def run_build(
     Args:
         engine: where.
         request: what.
-        settings: for memory, network and the time-out.
+        settings: for the limits of its steps, network and the time-out.
         fill: writes the files of the build into the tar, ``headrace/Dockerfile`` among them.
         log: receives the output as it comes.
         cancel: ends the build when set.
@@ -95,6 +97,7 @@ class _Build:
         self.image_id = ""
         self.started: list[str] = []
         self.response: Any = None
+        self.gate = Gate(network=settings.network)
         self.lowest_free_bytes: int | None = None
 
     def run(self, spool: BinaryIO) -> str:
@@ -106,7 +109,12 @@ class _Build:
         watcher.start()
         lost: InfraError | None = None
         try:
-            with self.engine.translated(f"build {self.request.tag}"):
+            with (
+                build_network(self.engine, self.settings) as self.gate,
+                step_limits(self.engine, self.settings) as limits,
+                self.engine.translated(f"build {self.request.tag}"),
+            ):
+                api.params = limits
                 for entry in self._stream(api, spool):
                     self._take(entry)
         except InfraError as exc:
@@ -134,9 +142,9 @@ class _Build:
             custom_context=True,
             dockerfile=DOCKERFILE,
             tag=self.request.tag,
-            buildargs=self.request.arguments,
+            buildargs=self.request.arguments | self.gate.arguments,
             container_limits={"memory": limit, "memswap": limit},
-            network_mode=self.settings.network,
+            network_mode=self.gate.network,
             timeout=self.settings.timeout_s + READ_MARGIN_S,
             use_config_proxy=False,
             pull=False,
@@ -205,11 +213,13 @@ class _Build:
         if not self.engine.answers():
             return InfraError(f"the Docker engine went away during the build of {self.request.tag}")
         found = diagnose(self.output, engine_error=self.error, lowest_free_bytes=self.lowest_free_bytes)
+        if found.failure_class is FailureClass.INFRA and is_outside(found.message, network=self.settings.network):
+            found = msgspec.structs.replace(found, failure_class=FailureClass.RECIPE)
         if found.failure_class is FailureClass.INFRA or not self.error:
             return InfraError(f"{self.request.stage}: {found.message}")
         return BuildFailed(
             stage=self.request.stage,
-            message=found.message,
+            message=found.message + self.gate.explanation,
             failure_class=found.failure_class,
             log_tail=tail_of(self.output + self.error),
         )

@@ -7,6 +7,7 @@ scripts pass; what is hidden better shows in the image, which the other defences
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from actors.verifier.audit_rules import CHECKOUT, PYTHON, TOOLS, about_command, about_pipeline
 from actors.verifier.defences import Defence, Finding
@@ -31,7 +32,7 @@ def audit(context: DockerContext) -> list[Finding]:
     for name, text in context.files.items():
         commands = read_dockerfile(text) if name == "Dockerfile" else read_script(text, folder=CHECKOUT)
         seen = set()
-        for command, (rule, what) in _look(commands, lasting=name in LASTING or name == "Dockerfile"):
+        for command, (rule, what) in _look(commands, lasting=name in LASTING):
             message = f"{name}, line {command.line}: {rule}: {what}: {_quoted(command)}"
             if (command.line, rule) not in seen:
                 seen.add((command.line, rule))
@@ -42,7 +43,7 @@ def audit(context: DockerContext) -> list[Finding]:
 def _look(commands: list[Command], *, lasting: bool) -> Iterator[tuple[Command, tuple[str, str]]]:
     cloned = _cloned(commands)
     waits = any(command.name == "wait" for command in commands)
-    for command, following in zip(commands, [*commands[1:], None], strict=True):
+    for command, following in zip_longest(commands, commands[1:]):
         if any(command.folder == folder or command.folder.startswith(f"{folder}/") for folder in cloned):
             # Another project's checkout, whose commit and files nobody compares.
             command.folder = "/tmp/cloned"  # noqa: S108 - a name for what lies outside of the checkout

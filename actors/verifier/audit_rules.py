@@ -120,6 +120,9 @@ def _plain(command: Command) -> list[str]:
 
 def _arguments_written(command: Command) -> Iterator[tuple[str, str]]:
     words, plain = command.words, _plain(command)
+    if command.name == "install":
+        options = [after for flag, after in pairwise(words) if flag in {"-m", "-o", "-g", "-t"}]
+        plain = [word for word in plain if word not in options]
     flags = [word for word in words[1:] if word.startswith("-")]
     match command.name:
         case "tee" | "touch" | "truncate":
@@ -138,8 +141,9 @@ def _arguments_written(command: Command) -> Iterator[tuple[str, str]]:
         case "rm" | "unlink" | "shred" | "rmdir":
             yield from ((path, "remove") for path in plain)
         case "sed" | "perl" | "gawk" if any(re.match(r"-[a-zA-Z]*i|--in-place", flag) for flag in flags):
-            script_given = any(re.fullmatch(r"-[a-zA-Z]*[ef]", flag) for flag in flags)
-            yield from ((path, "edit") for path in plain[0 if script_given else 1 :])
+            scripts = [after for flag, after in pairwise(words) if re.fullmatch(r"-[a-zA-Z]*[ef]", flag)]
+            files = [word for word in plain if word not in scripts]
+            yield from ((path, "edit") for path in files[0 if scripts else 1 :])
         case "wget" | "curl":
             for flag, value in pairwise(words):
                 if flag in {"-o", "-O", "--output", "--output-document"}:
@@ -284,7 +288,9 @@ def _about_tools(command: Command, *, persistent: bool) -> Iterator[Seen]:
         yield "tools", f"the function {plain[0]} takes the place of a tool"
     if command.name == "export" and "-f" in words and any(_is_tool(word) for word in plain):
         yield "tools", f"the function {plain[0]} is exported in place of a tool"
-    if persistent and command.name in {"export", ""}:
+    if command.name == "ENV" or (persistent and command.name in {"export", ""}):
+        if command.name == "ENV" and plain and "=" not in plain[0]:
+            plain = ["=".join(plain[:2])]
         for word in [*plain, *(f"{name}={value}" for name, value in command.assigned.items())]:
             if match := VARIABLES.match(word):
                 yield "environment", f"{match[1]} is set for every later shell"

@@ -21,7 +21,7 @@ from actors.verifier.generated import is_literal, reaches
 from actors.verifier.ignored import ignored_by
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 from actors.verifier.inside.smoke import BESIDES, module_names
-from actors.verifier.site_packages import Installed, SitePackages
+from actors.verifier.site_packages import LOADER, Installed, SitePackages
 from actors.verifier.tree import CHECKOUT
 from actors.verifier.untracked import Untracked
 from events.work import FailureClass
@@ -33,7 +33,6 @@ MAX_DEPTH = 3
 COMMON_NAME = 50
 """Of a name that more files than this have, only whole paths are compared."""
 VERSION_LINE = re.compile(rb"""__version__\s*(:\s*str\s*)?=\s*(['"])[^'"\\]*\2\s*""")
-MODULE_ENDS = ("py", "so")
 COPIED = re.compile(r"[^/]+\.(dist-info|egg-info|data)/.*|(.*/)?__pycache__/.*|__editable__.*")
 
 
@@ -123,13 +122,19 @@ class _Origin:
             twins = [other for other in self._others if canonical(other.name) == canonical(dist.name)]
             if twins:
                 self._refuse(f"{dist.name} is installed twice: also as {twins[0].metadata}", FailureClass.RECIPE)
-            recorded = [p for p in dist.files if not COPIED.fullmatch(p.removeprefix(f"{dist.site}/"))]
+            recorded = [p for p in dist.files if not self._is_installers(dist, p.removeprefix(f"{dist.site}/"))]
             if code := self._chosen(module_names([p.removeprefix(f"{dist.site}/") for p in recorded]), dist):
                 self._regular(dist, code, recorded)
             if dist.editable:
                 self._editable(dist)
         for name in sorted({canonical(dist.name) for dist in self.own} - self._importable):
             self._refuse(f"{name} installs no module that can be imported", FailureClass.RECIPE)
+
+    @staticmethod
+    def _is_installers(dist: Installed, path: str) -> bool:
+        """Whether an installer wrote a file of site-packages: metadata, or the loader of an editable installation,
+        which is start-up code and judged as such."""
+        return COPIED.fullmatch(path) is not None or (dist.editable and LOADER.fullmatch(path) is not None)
 
     def _refuse(self, message: str, whose: FailureClass = FailureClass.TAMPER) -> None:
         finding = Finding(defence=Defence.ORIGIN, message=message, failure_class=whose)
@@ -157,11 +162,12 @@ class _Origin:
     def _editable(self, dist: Installed) -> None:
         places, named = self._site.mappings(dist)
         names = set(named)
-        for name, place in places.items():
+        for name, target in places.items():
             names.add(name)
-            target = place if self._files.entry(place) is not None else self._module_at(place)
-            if self._leads_home(dist, name, target):
-                self._add(dist, name, self._code_at(target))
+            module = posixpath.relpath(f"{target}.py", CHECKOUT)
+            place = f"{target}.py" if module in self._tree.files and self._files.entry(target) is None else target
+            if self._leads_home(dist, name, place):
+                self._add(dist, name, self._code_at(place))
         for file, folder in self._site.path_lines:
             if file not in dist.files and (dist.files or folder != dist.source):
                 continue
@@ -175,12 +181,6 @@ class _Origin:
             self._add(dist, name, self._found_by_name(name))
         for name in sorted(names):
             self._shadows(name)
-
-    def _module_at(self, place: str) -> str:
-        """The file of a module that a finder names without its suffix; the same place if there is none."""
-        folder, _, stem = place.rpartition("/")
-        names = [entry.path for entry in self._files.children(folder) if entry.kind == "file"]
-        return next((path for path in names if path.partition(f"{folder}/{stem}.")[2].endswith(MODULE_ENDS)), place)
 
     def _leads_home(self, dist: Installed, what: str, place: str) -> bool:
         """Whether an editable installation's target is a folder or file of the commit."""

@@ -97,10 +97,9 @@ class _Scratch:
 
     def apply(self, patch: str, *, field: str) -> None:
         """Applies one patch, or raises ``InputError``."""
-        data = patch.encode("utf-8", "surrogateescape")
-        done = self._run(
-            ["apply", "--cached", "--whitespace=nowarn", "-"], stdin=data if data.endswith(b"\n") else data + b"\n"
-        )
+        # git ends a binary hunk with an empty line, and passes the hunk over in silence when that got lost
+        data = patch.encode("utf-8", "surrogateescape") + b"\n\n"
+        done = self._run(["apply", "--cached", "--whitespace=nowarn", "-"], stdin=data)
         if done.returncode != 0:
             lines = done.stderr.decode("utf-8", "replace").splitlines()
             errors = [line.removeprefix("error: ") for line in lines if line.startswith(("error: ", "fatal: "))]

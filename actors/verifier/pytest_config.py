@@ -136,7 +136,8 @@ def matches_name(name: str, patterns: Iterable[str]) -> bool:
 
 
 def matches_path(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a path fits one of ``python_files`` or ``norecursedirs``: by its last name, or whole for one with a slash."""
+    """Whether a path fits one of ``python_files`` or ``norecursedirs``: its last name, or all of it for a pattern
+    with a slash."""
     return any(
         fnmatch.fnmatchcase("/" + path, pattern if pattern.startswith("/") else "*/" + pattern)
         if "/" in pattern

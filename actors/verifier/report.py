@@ -1,4 +1,4 @@
-"""Reads what ``inside/reporter.py`` wrote, which code under test may have written to: nothing in it is taken on trust.
+"""Reads what ``inside/headrace_reporter.py`` wrote, which code under test may have written to: nothing is believed.
 
 The file has to be a regular file of its own, of bounded size, with lines of known shapes. Anything else is a
 ``ReportRefused`` that says what is wrong. A test counts once, by the worst of its phases; one that failed and was run
@@ -46,7 +46,7 @@ class ReportRefused(Exception):
 class TestOutcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One line of the ``tests`` blob.
 
-    ``test`` is the node id; of a file that could not be collected, the file. ``time_s``: seconds, all phases;
+    ``test`` is the node id; of a file that was skipped or could not be collected, the file. ``time_s``: seconds;
     ``message``: what went wrong. ``runs`` and ``failures``: in how many runs it took part, and in how many it did not
     pass; a test that failed and then passed is ``passed``, and its flake rate is ``failures / runs``. ``known``: it was
     allowed to fail.
@@ -191,8 +191,9 @@ class _Reader:
             self.finished = line.finished
         elif line.module is not None and line.outcome in ("passed", "skipped", "failed"):
             self.modules.append(ModuleReport(nodeid=line.module, outcome=line.outcome, message=_cut(line.message)))
-            if line.outcome == "failed":
-                self._note(line.module, "error", 0.0, line.message)
+            if line.outcome != "passed":
+                outcome: OutcomeName = "error" if line.outcome == "failed" else "skipped"
+                self._note(line.module, outcome, 0.0, line.message)
         elif line.test is not None and line.when is not None:
             self._phase(line.test, line)
         else:

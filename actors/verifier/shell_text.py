@@ -45,13 +45,13 @@ class Command(msgspec.Struct, kw_only=True):
 
 
 def read_dockerfile(text: str) -> list[Command]:
-    """Commands of the ``RUN`` lines; ``ENV`` lines as ``export``, ``COPY`` and ``ADD`` lines as commands ``cp``."""
+    """Commands of the ``RUN`` lines; ``ENV`` lines as commands ``ENV``, ``COPY`` and ``ADD`` ones as ``cp``."""
     lines = []
     going_on = False
     for line in text.splitlines():
         match = re.match(r"\s*(RUN|ENV|COPY|ADD|[A-Z]+)\s+(.*)", line) if not going_on else None
         if match is not None:
-            lines.append({"RUN": "", "ENV": "export ", "COPY": "cp ", "ADD": "cp "}.get(match[1], "# ") + match[2])
+            lines.append({"RUN": "", "ENV": "ENV ", "COPY": "cp ", "ADD": "cp "}.get(match[1], "# ") + match[2])
         else:
             lines.append(line if going_on or line.lstrip().startswith("#") else "")
         going_on = line.rstrip().endswith("\\") or (going_on and line.lstrip().startswith("#"))
@@ -79,6 +79,7 @@ class _Reader:
         self._commands: list[Command] = []
         self._inner: list[tuple[str, int]] = []
         self._begun: int | None = None
+        self._begun_line = line
         self._before = 0
 
     def read(self) -> list[Command]:
@@ -123,6 +124,11 @@ class _Reader:
 
     def _end(self, command: Command, operator: str) -> Command:
         command.ended_by = operator
+        if self._begun is not None:
+            command.line = self._begun_line
+        elif operator == "&" and self._commands and not command.outputs:
+            # After a closing bracket: all that stands in it goes on by itself.
+            self._commands[-1].ended_by = operator
         command.text = self._text[self._start() : self._before].strip() if command.words else command.text
         if command.words or command.assigned or command.outputs:
             command.folder = self._folders[-1]
@@ -193,7 +199,7 @@ class _Reader:
             return None
         self._before = self._at
         if self._begun is None and text[self._at] not in "\n;&|()":
-            self._begun = self._at
+            self._begun, self._begun_line = self._at, self._line
         if match := OPERATORS.match(text, self._at):
             if match[0] in {"<(", ">("}:
                 return "word", self._substitution(self._at + 1)

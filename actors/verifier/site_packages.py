@@ -21,7 +21,7 @@ import msgspec
 from actors.verifier.declared import below, canonical
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 
-__all__ = ["Installed", "SitePackages"]
+__all__ = ["LOADER", "Installed", "SitePackages"]
 
 LIBRARIES = "opt/venv/lib"
 SITE = re.compile(rf"{LIBRARIES}/python3\.\d+t?/site-packages")

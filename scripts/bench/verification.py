@@ -11,8 +11,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 
 import msgspec
 
@@ -76,9 +77,8 @@ def measure(options: Options) -> Sequence[Figure]:
     ]
 
 
-def _mean(values: object) -> float:
-    numbers = list(values)  # type: ignore[call-overload]
-    return round(sum(numbers) / len(numbers), 3)
+def _mean(values: Iterable[float]) -> float:
+    return round(mean(values), 3)
 
 
 def _one(row: PullRequest, rows: Sequence[PullRequest], settings: Settings, folder: Path) -> _Times | None:

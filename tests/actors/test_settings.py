@@ -46,7 +46,7 @@ def test_lists_and_tables_are_json_in_the_environment() -> None:
     ("text", "fragment"),
     [
         ("[verify]\nmin_pass_ratio = 0\n", "above 0 and up to 1"),
-        ('[verify]\nlevel = "all"\n', "build, smoke, tests"),
+        ('[verify]\nlevel = "all"\n', "build, f2p, smoke, tests"),
         ("[sweeps]\nworkers = 1\n", "tables sweep, build, verify, disk, cascade"),
         ('[verify]\nnetwork = "host"\n', "never `host`"),
         ("verify = 1\n", r"a table \[verify\]"),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from actors.images import Engine
 from tests.sweeps.own_engine import OwnEngine
@@ -33,5 +34,7 @@ def small_engine(*, size_mb: int) -> Iterator[Engine]:
         os.environ.pop("DOCKER_HOST", None)
         if before is not None:
             os.environ["DOCKER_HOST"] = before
-        subprocess.run(["umount", "--lazy", str(data)], check=True, capture_output=True)
+        mounts = [line.split(" ")[1] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
+        for mount in sorted((mount for mount in mounts if mount.startswith(f"{own.folder}/")), reverse=True):
+            subprocess.run(["umount", "--lazy", mount], check=True, capture_output=True)
         shutil.rmtree(own.folder)

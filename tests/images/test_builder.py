@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -173,6 +174,47 @@ def test_a_step_beyond_the_memory_limit_says_so(bench: TestBench) -> None:
             bare_context("RUN exec python3 -c 'print(len(bytearray(200_000_000)))'"),
             settings=small,
         )
+
+
+def test_processes_and_processors_of_a_build_are_limited(bench: TestBench) -> None:
+    project = bench.project()
+    order = bench.order(project, project.commit({"a": "1"}))
+    limited = msgspec.structs.replace(bench.settings, pids=32, cpus=0.5)
+    quota = "RUN echo quota $(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu.max 2>/dev/null)"
+    bomb = "RUN for n in $(seq 64); do sleep 3 & done; wait; echo survived"
+    with pytest.raises(BuildFailed, match="Cannot fork"):
+        bench.build(order, bare_context(quota, bomb), settings=limited)
+    assert "quota 50000" in bench.output(order)
+    assert "\nsurvived" not in bench.output(order)
+    assert [*Path("/sys/fs/cgroup").glob(f"**/headrace-build-{os.getpid()}-*")] == []
+
+
+def test_a_build_sees_neither_the_hosts_secrets_nor_its_docker_socket(
+    bench: TestBench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    canary = "canary-3f1c"
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "GITHUB_TOKEN",
+        "ANTHROPIC_API_KEY",
+        "http_proxy",
+        "SSH_AUTH_SOCK",
+        "PIP_CONFIG",
+    ):
+        monkeypatch.setenv(name, canary)
+    monkeypatch.setenv("no_proxy", "*")
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {"registry.example": {"auth": "Y2FuYXJ5OmNhbmFyeQ=="}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    project = bench.project()
+    order = bench.order(project, project.commit({"a": "1"}))
+    look = [
+        "RUN echo environment: $(env | grep -c canary)",
+        "RUN echo files: $(grep -rlE 'canary|Y2FuYXJ5' /root /opt /etc /workspace /run 2>/dev/null | wc -l)",
+        "RUN echo sockets: $(find / -xdev -type s 2>/dev/null | wc -l) $(cat /proc/net/unix | tail -n +2 | wc -l)",
+    ]
+    _, output = bench.build(order, bare_context(*look))
+    lines = output.splitlines()
+    assert {"environment: 0", "files: 0", "sockets: 0 0"} <= set(lines)
 
 
 def test_a_build_without_network_has_none(bench: TestBench) -> None:

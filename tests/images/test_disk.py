@@ -116,7 +116,8 @@ def test_the_image_that_was_used_longest_ago_goes_first_and_children_before_pare
     node.last_use(third, ago_s=1000)
     node.last_use(second, ago_s=100)
     done = node.disk().evict(free_bytes=10 * MIB)
-    assert done.evicted[-1].tags == [third.tag] or done.evicted[0].tags == [third.tag]
+    assert done.evicted[0].tags == [third.tag]
+    assert done.freed_bytes >= 20 * MIB
     assert node.has(first, second, third) == [True, True, False]
     everything = node.disk().evict()
     order = [image.tier for image in everything.evicted if image.tags]
@@ -128,9 +129,9 @@ def test_the_image_that_was_used_longest_ago_goes_first_and_children_before_pare
 
 def test_a_dry_run_says_the_same_and_changes_nothing(node: Node) -> None:
     node.build(big(20))
-    before = node.engine.api.images(all=True)
+    before = sorted(node.engine.api.images(all=True, quiet=True))
     said = node.disk().evict(dry_run=True)
-    assert node.engine.api.images(all=True) == before
+    assert sorted(node.engine.api.images(all=True, quiet=True)) == before
     root_free = node.disk().use().free_bytes
     assert node.disk().evict() == said
     now_free = node.disk().use().free_bytes
@@ -186,20 +187,20 @@ def test_the_budget_holds_over_several_builds_and_an_evicted_image_is_built_agai
         assert node.disk().use().own_bytes <= root_bytes + 500 * MIB
     assert node.has(*built)[0] is False
     assert node.has(*built)[-1] is True
-    again = node.build(*["RUN echo the same"], disk=budget, number=9)
+    again = node.build("RUN echo the same", disk=budget, number=9)
+    node.last_use(again, ago_s=1000)
     node.disk().evict(free_bytes=1)
-    assert again.parent_id == shared
-    node.last_use(built[-1], ago_s=0)
-    tag = node.build(*["RUN echo the same"], disk=budget, number=9)
-    assert tag.tag == again.tag
+    assert node.has(again) == [False]
+    once_more = node.build("RUN echo the same", disk=budget, number=9)
+    assert (once_more.tag, once_more.parent_id, once_more.reused) == (again.tag, shared, False)
 
 
 def test_a_build_that_meets_a_full_disk_is_made_again_after_an_eviction(node: Node) -> None:
-    old = [node.build(big(400), number=number) for number in (1, 2, 3)]
+    old = [node.build(big(350), number=number) for number in (1, 2, 3)]
     free = node.disk().use().free_bytes
     assert free is not None
-    new = node.build(big(free // MIB + 200), number=4)
-    assert "No space left on device" in node.log
+    new = node.build(big(free * 7 // 10 // MIB), number=4)  # which the engine writes twice, to commit it
+    assert "no space left on device" in node.log.lower()
     assert "### the disk was full" in node.log
     assert node.has(new) == [True]
     assert node.has(*old)[0] is False
@@ -210,7 +211,7 @@ def test_a_full_disk_that_cannot_be_mended_is_nobodys_fault(node: Node) -> None:
     free = node.disk().use().free_bytes
     assert free is not None
     with pytest.raises(InfraError, match="No space left on device"):
-        node.build(big(free // MIB + 1000), number=2)
+        node.build(big(free // MIB + 100), number=2)
 
 
 def test_a_recipe_that_only_says_so_answers_for_itself(node: Node) -> None:
@@ -264,30 +265,31 @@ with disk.reserved("a build", cancel=threading.Event()):
 
 
 def test_a_reservation_is_waited_for_and_vanishes_with_its_process(node: Node) -> None:
+    node.disk().evict()
     free = node.disk().use().free_bytes
     assert free is not None
     disk = node.disk(DiskSettings(reserve_mb=free // MIB - 500, min_free_mb=0))
-    with subprocess.Popen([sys.executable, "-c", RESERVE, str(node.cache_dir)], stdout=subprocess.PIPE) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"reserved\n"
-        assert disk.use().reserved_bytes == 700 * MIB
-        cancel = threading.Event()
-        threading.Timer(2, cancel.set).start()
-        with pytest.raises(LockWaitCancelled), disk.reserved("mine", cancel=cancel):
-            pass
-        waiting = threading.Event()
-        got = threading.Event()
+    got = threading.Event()
 
-        def reserve() -> None:
-            waiting.set()
-            with disk.reserved("mine", cancel=threading.Event()):
-                got.set()
+    def reserve() -> None:
+        with disk.reserved("mine", cancel=threading.Event()):
+            got.set()
 
-        thread = threading.Thread(target=reserve)
-        thread.start()
-        assert waiting.wait(5)
-        assert not got.is_set()
-        os.kill(other.pid, signal.SIGKILL)
+    command = [sys.executable, "-c", RESERVE, str(node.cache_dir)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"reserved\n"
+            assert disk.use().reserved_bytes == 700 * MIB
+            cancel = threading.Event()
+            threading.Timer(2, cancel.set).start()
+            with pytest.raises(LockWaitCancelled), disk.reserved("mine", cancel=cancel):
+                pass
+            thread = threading.Thread(target=reserve)
+            thread.start()
+            assert not got.wait(2)
+        finally:
+            os.kill(other.pid, signal.SIGKILL)
     wait_for("the reservation of the dead process is dropped", got.is_set, deadline_s=30)
     thread.join()
     assert disk.use().reserved_bytes == 0

@@ -47,7 +47,10 @@ def limited_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(about if self.path.endswith("/info") else {"ApiVersion": "1.41"}).encode()
+            answers = {"info": about, "json": []}
+            body = json.dumps(
+                answers.get(self.path.partition("?")[0].rpartition("/")[2], {"ApiVersion": "1.41"})
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -109,6 +112,29 @@ def test_a_storage_driver_that_copies_every_layer_is_warned_of(limited_engine: d
     limited_engine["Driver"] = "vfs"
     findings = diagnose(settings(tmp_path, provider="debootstrap"))
     assert found("docker engine", findings).status is Status.WARN
+
+
+def test_an_engine_that_filters_no_system_calls_is_warned_of(limited_engine: dict[str, Any], tmp_path: Path) -> None:
+    assert found("system calls", diagnose(settings(tmp_path))).status is Status.WARN
+    limited_engine["SecurityOptions"] = ["name=seccomp,profile=unconfined"]
+    assert found("system calls", diagnose(settings(tmp_path))).status is Status.WARN
+    limited_engine["SecurityOptions"] = ["name=seccomp,profile=default"]
+    assert found("system calls", diagnose(settings(tmp_path))).status is Status.OK
+
+
+def test_budget_use_and_free_space_are_shown_and_nothing_is_made(
+    limited_engine: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = found("disk budget", diagnose(settings(tmp_path)))
+    assert shown.seen.startswith("own images take 0.0 GiB, no budget, ")
+    assert shown.seen.endswith(" GiB free")
+    overrides: dict[str, dict[str, object]] = {"disk": {"budget_gb": 5, "min_free_mb": 4_000_000}}
+    overrides["sweep"] = {"cache_dir": str(tmp_path / "cache")}
+    short = found("disk budget", diagnose(load_settings(environ={}, overrides=overrides)))
+    assert short.status is Status.WARN
+    assert "of a budget of 5 GiB" in short.seen
+    assert "needed for a build" in short.seen
+    assert not (tmp_path / "cache").exists()
 
 
 def test_debootstrap_is_asked_for_only_by_the_provider_that_needs_it(

@@ -159,7 +159,8 @@ LAYOUTS: Mapping[str, Layout] = {
             **package(),
             "pkg/_version.py": "version = 'unknown'\n",
             "setup.py": "from setuptools import setup\n"
-            "setup(name='pkg', packages=['pkg', 'pkg.sub'], use_scm_version={'write_to': 'pkg/_version.py'})\n",
+            "setup(name='pkg', packages=['pkg', 'pkg.sub'], \n"
+            "      use_scm_version={'write_to': 'pkg/_version.py', 'local_scheme': 'no-local-version'})\n",
         }
     ),
     "versioneer": Layout(files={**package(), "setup.cfg": VERSIONEER_CFG, "setup.py": VERSIONEER_SETUP}),

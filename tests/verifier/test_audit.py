@@ -1,4 +1,4 @@
-"""The audit of scripts: every snippet of two tables, honest and forged, in the place of a script of the stock context."""
+"""The audit of scripts: the snippets of two tables, honest and forged, in the place of one of the stock scripts."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_a_finding_names_file_line_rule_and_text() -> None:
     (finding,) = audit(context)
     assert (finding.defence, finding.failure_class) == (Defence.AUDIT, FailureClass.TAMPER)
     assert finding.message == (
-        "docker_build_pkg.sh, line 5: tests: /workspace/repo/conftest.py of the tests or their configuration is written: "
-        "cat > conftest.py <<'EOF'"
+        "docker_build_pkg.sh, line 5: tests: /workspace/repo/conftest.py of the tests or their configuration is "
+        "written: cat > conftest.py <<'EOF'"
     )
 
 

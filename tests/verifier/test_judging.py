@@ -11,23 +11,25 @@ from events.work import VerificationRules
 
 def outcomes(**given: OutcomeName) -> list[TestOutcome]:
     return [
-        TestOutcome(test=name, outcome=outcome, failures=int(outcome in ("failed", "error")))
+        TestOutcome(test=f"t.py::{name}", outcome=outcome, failures=int(outcome in ("failed", "error")))
         for name, outcome in given.items()
     ]
 
 
 def many(count: int, outcome: OutcomeName, prefix: str) -> list[TestOutcome]:
-    return [TestOutcome(test=f"{prefix}{number}", outcome=outcome) for number in range(count)]
+    return [TestOutcome(test=f"t.py::{prefix}{number}", outcome=outcome) for number in range(count)]
 
 
 def test_the_ratio_is_of_the_tests_that_ran() -> None:
     rules = VerificationRules(min_pass_ratio=0.9)
-    good, detail = judge([*many(9, "passed", "p"), *many(1, "failed", "t::f"), *many(5, "skipped", "s")], rules)
+    good, detail = judge([*many(9, "passed", "p"), *many(1, "failed", "f"), *many(5, "skipped", "s")], rules)
     assert good
-    assert detail == "1 of 10 tests failed (pass ratio 0.9, needed 0.9), 5 skipped; first: t::f0"
-    good, detail = judge([*many(8, "passed", "p"), *many(1, "failed", "t::f"), *many(1, "error", "t::e")], rules)
+    assert detail == "1 of 10 tests failed (pass ratio 0.9, needed 0.9), 5 skipped; first: t.py::f0"
+    good, detail = judge([*many(8, "passed", "p"), *many(1, "failed", "f"), *many(1, "error", "e")], rules)
     assert not good
-    assert detail == "too many tests failed; 2 of 10 tests failed (pass ratio 0.8, needed 0.9); first: t::f0, t::e0"
+    assert (
+        detail == "too many tests failed; 2 of 10 tests failed (pass ratio 0.8, needed 0.9); first: t.py::f0, t.py::e0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_without_a_test_that_ran_nothing_is_verified(found: list[TestOutcome], w
 
 
 def test_a_failure_that_the_neighbour_had_too_counts_neither_way() -> None:
-    found = mark_known([*many(1, "passed", "p"), *many(2, "failed", "t::f")], {"t::f0", "t::f1", "gone"})
+    found = mark_known(outcomes(a="passed", b="failed", c="error"), {"t.py::b", "t.py::c", "t.py::gone"})
     good, detail = judge(found, VerificationRules(min_pass_ratio=1.0))
     assert good
     assert detail == "0 of 1 tests failed (pass ratio 1, needed 1), 2 more failed as on the neighbour"
@@ -50,7 +52,7 @@ def test_a_failure_that_the_neighbour_had_too_counts_neither_way() -> None:
 
 
 def test_a_test_that_passed_on_the_neighbour_has_to_pass_however_many_failed_there() -> None:
-    allowed = {f"f{number}" for number in range(50)}
+    allowed = {f"t.py::f{number}" for number in range(50)}
     found = mark_known([*many(1, "passed", "p"), *many(1, "failed", "other")], allowed)
     good, _ = judge(found, VerificationRules(min_pass_ratio=0.9))
     assert not good
@@ -59,27 +61,31 @@ def test_a_test_that_passed_on_the_neighbour_has_to_pass_however_many_failed_the
 def test_a_test_that_passed_on_the_neighbour_and_is_skipped_here_counts_as_not_passed() -> None:
     found = [*many(8, "passed", "p"), *many(2, "skipped", "s"), *many(5, "skipped", "never")]
     rules = VerificationRules(min_pass_ratio=0.9)
-    before = {"s0", "s1", "p0"}
-    good, detail = judge(found, rules, passed_before=before)
+    good, detail = judge(found, rules, passed_before={"t.py::s0", "t.py::s1", "t.py::p0"})
     assert not good
     assert detail == (
         "too many tests that passed on the neighbour are skipped; 0 of 10 tests failed (pass ratio 0.8, needed 0.9), "
-        "7 skipped, 2 of them passed on the neighbour (s0, s1)"
+        "7 skipped, 2 of them passed on the neighbour (t.py::s0, t.py::s1)"
     )
     assert judge(found, rules)[0]
-    assert judge(found, rules, passed_before={"never9", "p0"})[0]
-    assert judge([*many(9, "passed", "p"), *many(1, "skipped", "s")], rules, passed_before={"s0"})[0]
+    assert judge(found, rules, passed_before={"t.py::never9", "t.py::p0"})[0]
+    assert judge([*many(9, "passed", "p"), *many(1, "skipped", "s")], rules, passed_before={"t.py::s0"})[0]
+
+
+def test_a_file_that_could_not_be_collected_is_told_apart() -> None:
+    _, detail = judge([*many(9, "passed", "p"), TestOutcome(test="t.py", outcome="error")], VerificationRules())
+    assert "1 of the failures are files that could not be collected" in detail
 
 
 def test_known_failures_alone_verify_nothing() -> None:
-    found = mark_known(many(3, "failed", "f"), {"f0", "f1", "f2"})
+    found = mark_known(many(3, "failed", "f"), {"t.py::f0", "t.py::f1", "t.py::f2"})
     good, detail = judge(found, VerificationRules())
     assert not good
     assert detail.startswith("no test passed")
 
 
 def test_a_known_failure_that_passes_is_an_ordinary_pass() -> None:
-    assert counts(mark_known(outcomes(a="passed"), {"a"})).known == 0
+    assert counts(mark_known(outcomes(a="passed"), {"t.py::a"})).known == 0
 
 
 def test_a_failure_that_passes_when_run_again_is_a_flake_and_is_not_hidden() -> None:
@@ -101,14 +107,14 @@ def test_a_rerun_that_skips_a_test_or_leaves_it_out_does_not_clear_it() -> None:
 
 
 def test_named_tests_have_to_pass_whatever_the_ratio_is() -> None:
-    found = [TestOutcome(test="t.py::test_core[1]", outcome="failed", failures=1), *many(99, "passed", "p")]
+    found = [TestOutcome(test="t.py::test_core[1]", outcome="failed"), *many(99, "passed", "p")]
     good, detail = judge(found, VerificationRules(must_pass=("t.py::test_core",)))
     assert not good
     assert detail.startswith("t.py::test_core[1], which has to pass (setting verify.must_pass), did not")
     good, detail = judge(found, VerificationRules(must_pass=("t.py::absent",)))
     assert not good
     assert "t.py::absent, which has to pass (setting verify.must_pass), is no test" in detail
-    assert judge(found, VerificationRules(must_pass=("p*",)))[0]
+    assert judge(found, VerificationRules(must_pass=("t.py::p*",)))[0]
 
 
 def test_names_mean_tests_by_id_without_parameters_or_by_pattern() -> None:

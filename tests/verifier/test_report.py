@@ -62,14 +62,17 @@ def test_a_test_that_a_plugin_ran_again_counts_as_its_last_run_says() -> None:
     assert [one.outcome for one in report.outcomes] == ["passed"]
 
 
-def test_a_file_that_was_not_collected_is_an_error_under_its_own_name() -> None:
+def test_a_file_that_was_not_collected_is_an_error_or_skipped_under_its_own_name() -> None:
     report = parse_report(
         lines(
             {"module": "tests/test_b.py", "outcome": "failed", "message": "ImportError"},
             {"module": "tests/test_c.py", "outcome": "skipped", "message": "no numpy"},
         )
     )
-    assert [(one.test, one.outcome) for one in report.outcomes] == [("tests/test_b.py", "error")]
+    assert [(one.test, one.outcome) for one in report.outcomes] == [
+        ("tests/test_b.py", "error"),
+        ("tests/test_c.py", "skipped"),
+    ]
     assert [one.outcome for one in report.modules] == ["failed", "skipped"]
 
 
@@ -216,6 +219,7 @@ def run(folder: Path, files: dict[str, str], *, only: list[str] | None = None) -
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     request = {"report": str(folder / "report.jsonl"), "only": only, "plugins": [], "prepare": []}
+    (folder / "report.jsonl").touch()
     asked = folder / "request.json"
     asked.write_text(json.dumps({**request, "canaries": CANARIES}))
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPYCACHEPREFIX": str(folder / "pyc")}
@@ -239,6 +243,7 @@ def test_the_reporter_tells_of_every_test_of_a_real_run(tmp_path: Path) -> None:
     outcomes = {one.test.removeprefix("tests/"): one.outcome for one in report.outcomes}
     assert outcomes == {
         "test_b.py": "error",
+        "test_c.py": "skipped",
         "test_a.py::test_ok": "passed",
         "test_a.py::test_bad": "failed",
         "test_a.py::test_known": "skipped",

@@ -5,15 +5,16 @@ Usage: ``run_tests.py REQUEST_FILE`` in the folder whose tests are to run; the f
 
 This process becomes what ``python -m pytest`` would be, so that its exit code is pytest's. The repository's own
 configuration says which tests there are and how they are imported. Fixed from here: what is reported goes to the file
-that the request names, through ``reporter.py``; the run does not stop early; a module that cannot be collected counts
-as an error beside the others' results; plug-ins that the request does not allow are not loaded; tests run one after
-another in this process; and no result cache of an earlier run is read or left in the checkout.
+that the request names, through ``headrace_reporter.py``; the run does not stop early; a module that cannot be collected
+counts as an error beside the others' results; plug-ins that the request does not allow are not loaded; and no result
+cache of an earlier run is read or left in the checkout.
 
 Exit codes that pytest does not use: 95 the package could not be built again, 96 the image has no pytest.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -44,16 +45,7 @@ def blocked_plugins(allowed: set[str]) -> list[str]:
     return sorted(names)
 
 
-def has_plugin(distribution: str) -> bool:
-    """Whether a distribution is installed."""
-    try:
-        metadata.distribution(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def arguments(blocked: list[str], *, xdist: bool) -> list[str]:
+def arguments(blocked: list[str]) -> list[str]:
     """Pytest's arguments, beside those that the repository's configuration adds."""
     fixed = [
         "-p",
@@ -65,18 +57,7 @@ def arguments(blocked: list[str], *, xdist: bool) -> list[str]:
     ]
     for name in blocked:
         fixed += ["-p", "no:" + name]
-    return fixed + (["-n", "0"] if xdist else [])
-
-
-def load_reporter(request: dict[str, object]) -> None:
-    """Puts the reporter where ``-p`` finds it, under a name that nothing in the image has."""
-    place = Path(__file__).with_name("reporter.py")
-    spec = importlib.util.spec_from_file_location(REPORTER, place)
-    assert spec is not None and spec.loader is not None  # noqa: S101, PT018
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[REPORTER] = module
-    spec.loader.exec_module(module)
-    module.begin(request)
+    return fixed
 
 
 def main(request_file: str) -> None:
@@ -90,10 +71,10 @@ def main(request_file: str) -> None:
     if importlib.util.find_spec("pytest") is None:
         sys.stderr.write(f"headrace: pytest is not installed for {sys.executable}; the recipe has to install it\n")
         sys.exit(NO_PYTEST)
-    allowed = set(request["plugins"])
-    blocked = blocked_plugins(allowed)
-    load_reporter(request)
-    sys.argv = ["pytest", *arguments(blocked, xdist="pytest-xdist" in allowed and has_plugin("pytest-xdist"))]
+    blocked = blocked_plugins(set(request["plugins"]))
+    sys.path.append(str(Path(__file__).parent))  # where pytest, and the workers of pytest-xdist, find the reporter
+    importlib.import_module(REPORTER).begin(request_file, request)
+    sys.argv = ["pytest", *arguments(blocked)]
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)
 
 

@@ -8,25 +8,34 @@ Lines, by their key:
 * ``test`` with ``when`` (``setup`` and ``teardown`` unless they passed, ``call``), ``outcome``, ``time_s``, ``message``
 * ``finished``: pytest's exit code, last
 
-It adds tests of its own to the run, canaries that have to fail: where they pass, something makes tests pass. Works with
-every pytest from 3.6 on; what it writes is judged outside. (PYTEST_DONT_REWRITE: it is imported before pytest is.)
+It adds tests of its own to the run, canaries that have to fail: where they pass, something makes tests pass. Where the
+repository has pytest-xdist run its tests, the first worker tells what was collected, and every worker adds the canaries
+alike. Works with every pytest from 3.6 on; what it writes is judged outside. (PYTEST_DONT_REWRITE: it is imported
+before pytest is.)
 """
 
 from __future__ import annotations
 
 import json
+import os
 import types
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytest
 
 MAX_MESSAGE_CHARS = 1000
 
 
+REQUEST = "HEADRACE_REQUEST"
+"""Names the request file to the workers of pytest-xdist."""
+
+
 class _State:
     def __init__(self) -> None:
-        self.out: TextIO | None = None
+        self.out = -1
+        self.is_worker = False
+        self.tells_of_collection = True
         self.only: set[str] | None = None
         self.canaries: list[str] = []
 
@@ -34,18 +43,27 @@ class _State:
 _state = _State()
 
 
-def begin(request: dict[str, Any]) -> None:
+def begin(request_file: str, request: dict[str, Any]) -> None:
     """Takes what the request says; called once, before pytest starts."""
-    _state.out = Path(request["report"]).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    _state.out = os.open(request["report"], os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     _state.only = None if request["only"] is None else set(request["only"])
     _state.canaries = list(request["canaries"])
+    if "pytest-xdist" in request["plugins"]:
+        os.environ[REQUEST] = request_file
+
+
+def pytest_configure(config: Any) -> None:
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and REQUEST in os.environ:
+        place = os.environ.pop(REQUEST)
+        begin(place, json.loads(Path(place).read_text(encoding="utf-8")))
+        _state.is_worker, _state.tells_of_collection = True, worker["workerid"] == "gw0"
 
 
 def tell(**line: object) -> None:
-    """Writes one line."""
-    if _state.out is not None:
-        _state.out.write(json.dumps(line, ensure_ascii=True) + "\n")
-        _state.out.flush()
+    """Writes one line, in one call: workers write to the same file."""
+    if _state.out >= 0:
+        os.write(_state.out, json.dumps(line, ensure_ascii=True).encode("ascii") + b"\n")
 
 
 def message_of(report: Any) -> str:
@@ -60,11 +78,12 @@ def message_of(report: Any) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[Any]) -> None:
-    tell(collected=[item.nodeid for item in items])
+    if _state.tells_of_collection:
+        tell(collected=[item.nodeid for item in items])
 
 
 def pytest_collectreport(report: Any) -> None:
-    if report.nodeid:
+    if report.nodeid and _state.tells_of_collection:
         tell(module=report.nodeid, outcome=report.outcome, message="" if report.passed else message_of(report))
 
 
@@ -72,7 +91,8 @@ def pytest_collectreport(report: Any) -> None:
 def pytest_collection_finish(session: Any) -> None:
     if _state.only is not None:
         session.items[:] = [item for item in session.items if item.nodeid in _state.only]
-    tell(selected=[item.nodeid for item in session.items])
+    if _state.tells_of_collection:
+        tell(selected=[item.nodeid for item in session.items])
     neighbours = session.items[:: max(1, len(session.items) // max(1, len(_state.canaries)))]
     for place, name in enumerate(_state.canaries if neighbours else []):
         neighbour = neighbours[place % len(neighbours)]
@@ -121,7 +141,7 @@ def canary_function(name: str) -> Any:
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    if report.passed and report.when != "call":
+    if _state.is_worker or (report.passed and report.when != "call"):
         return
     tell(
         test=report.nodeid,
@@ -134,4 +154,5 @@ def pytest_runtest_logreport(report: Any) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(exitstatus: int) -> None:
-    tell(finished=int(exitstatus))
+    if not _state.is_worker:
+        tell(finished=int(exitstatus))
