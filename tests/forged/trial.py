@@ -22,7 +22,7 @@ from tests.forged.victims import ENDLESS, Victim
 __all__ = ["EVERY", "Trials"]
 
 EVERY = frozenset(Defence)
-ENDLESS_S = 8.0
+HASTY_S = 8.0
 PATIENT_S = 90.0
 
 
@@ -48,6 +48,7 @@ class Trials:
             stage=forgery.stage,
             without=without,
             naive=forgery.naive if loose else None,
+            hasty=forgery.defence is Defence.DEADLINE,
         )
 
     def verdict(
@@ -59,8 +60,9 @@ class Trials:
         stage: Stage = Stage.TRY_DEFAULT,
         without: frozenset[Defence] = frozenset(),
         naive: Naive | None = None,
+        hasty: bool = False,
     ) -> Verdict:
-        """Builds a context on one pull request and judges the image.
+        """Builds a context on one pull request and judges the image, with little patience if ``hasty``.
 
         Raises:
             BuildFailed: no image.
@@ -76,7 +78,8 @@ class Trials:
         spool = Path(tempfile.mkdtemp(dir=self._folder, prefix="trial-"))
         with (spool / "build.log").open("wb") as log:
             image = self._builder.build(order, context, log=log, cancel=threading.Event())
-        return self._verify(order, image, context=context, spool=spool, without=without, naive=naive)
+        hasty = hasty or victim is ENDLESS
+        return self._verify(order, image, context=context, spool=spool, without=without, naive=naive, hasty=hasty)
 
     def _verify(
         self,
@@ -87,9 +90,9 @@ class Trials:
         spool: Path,
         without: frozenset[Defence],
         naive: Naive | None,
+        hasty: bool,
     ) -> Verdict:
-        endless = order.pull_request.repo == ENDLESS.name or naive is Naive.TIMEOUT_PASSES
-        limit_s = ENDLESS_S if endless else PATIENT_S
+        limit_s = HASTY_S if hasty else PATIENT_S
         labels = attempt_labels(order, tier=TIER_TEST, context_digest=context.digest)
         verifier = Verifier(
             engine=self._engine,

@@ -58,15 +58,15 @@ HIDES = """\
 import sys
 
 if "_pytest.python" in sys.modules:
-    from _pytest.python import Module
+    from _pytest.python import PyCollector
 
     def hiding(real):
         def collect(self):
-            return [found for found in real(self) if "balance" in found.name]
+            return [found for found in real(self) or () if "balance" in found.name]
 
         return collect
 
-    Module.collect = hiding(Module.collect)
+    PyCollector.collect = hiding(PyCollector.collect)
 """
 
 
