@@ -1,7 +1,7 @@
 """What stands between whatever wrote a context and its verdict: one name for each defence, and what a defence reports.
 
 A defence's name is the name of its check in an outcome. ``docs/trust.md`` draws the boundary and says how each line of
-it is enforced; ``tests/verifier/forgeries`` has, for each defence, real contexts that only it refuses.
+it is enforced; ``tests/forged`` has, for each defence, real contexts that only it refuses.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Defence(StrEnum):
     CANARIES = "canaries"
     """Tests from outside, which must fail and must pass, did."""
     CONTROL = "control"
-    """With the package's own code taken away, the same tests do not pass."""
+    """With their own code taken away, or the package's, the same tests do not pass."""
     DEADLINE = "deadline"
     """What a limit ended has failed."""
     REUSE = "reuse"
