@@ -18,7 +18,7 @@ from actors.verifier.defences import Defence, Finding
 from actors.verifier.expected import Expected, ExpectedTest
 from events.work import FailureClass
 
-__all__ = ["Collected", "CollectorReport", "compare"]
+__all__ = ["Collected", "CollectorReport", "compare", "written_in"]
 
 NAMED = 5
 MAX_LINKS = 16
@@ -54,6 +54,13 @@ def compare(expected: Expected, collected: Collected) -> list[Finding]:
     seen = _Seen(expected, collected)
     findings = [_foreign(seen), _missing(seen), _unreached(seen), _deselected(seen)]
     return [found for found in [*findings, _in_submodules(seen)] if found is not None]
+
+
+def written_in(expected: Expected, collected: Collected) -> dict[str, str]:
+    """By node id, the file of the commit in which a collected test certainly stands; others are left out."""
+    certain = {(test.file, test.name) for test in expected.tests if test.certain_in_file}
+    items = _Seen(expected, collected).items
+    return {nodeid: place for nodeid, (place, name) in items.items() if (place, name) in certain}
 
 
 class _Seen:
@@ -144,8 +151,12 @@ def _looked_for(seen: _Seen) -> Iterable[ExpectedTest]:
 
 
 def _deselected(seen: _Seen) -> Finding | None:
-    """Tests that were collected and are not to be run, without a reason in the commit."""
-    if seen.expected.deselecting:
+    """Tests that were collected and are not to be run, without a reason in the commit.
+
+    A hook of the commit may leave tests out, and nobody can tell here which. That it leaves out most of them is not
+    what it was written for; a configuration that selects by name or marker says so itself.
+    """
+    if seen.expected.config.options.selections:
         return None
     selected = set(seen.collected.selected)
     gone = [
@@ -158,6 +169,11 @@ def _deselected(seen: _Seen) -> Finding | None:
             for selection in seen.expected.selections
         )
     ]
+    if seen.expected.deselecting:
+        if len(gone) <= len(selected):
+            return None
+        found = _finding(f"{len(gone)} tests, more than are run, were left out by a hook of the commit", gone)
+        return found and msgspec.structs.replace(found, failure_class=FailureClass.RECIPE)
     return _finding(f"{len(gone)} tests were collected and then left out", gone)
 
 

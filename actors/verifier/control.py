@@ -1,4 +1,5 @@
 """The negative control: the package's own code is taken away, everything else stays, and the same tests must fail.
+Then the tests' own code is, and the package stays: tests that raise must fail as well.
 
 Taken away means: every function of the commit's own package raises as soon as a test runs. Importing, collecting and
 parametrising go on as before, so that the same tests are there, and so that whatever was planted beside the code (in an
@@ -32,6 +33,7 @@ __all__ = [
     "TAKEN_AWAY",
     "OwnFile",
     "choose",
+    "failing_tests",
     "hidden_files",
     "is_test_file",
     "judge",
@@ -40,14 +42,14 @@ __all__ = [
 ]
 
 TAKEN_AWAY = "headrace: taken away"
-HELPER = f"""\
-class _HeadraceTakenAway(BaseException):
+HELPER = """\
+class _HeadraceTakenAway({base}):
     pass
 
 
 def _headrace_taken_away(_environment=__import__("os").environ, _error=_HeadraceTakenAway):
     if "PYTEST_CURRENT_TEST" in _environment:
-        raise _error("{TAKEN_AWAY}")
+        raise _error("{reason}")
 
 
 """
@@ -108,9 +110,23 @@ def unimportable(modules: Sequence[OwnFile]) -> dict[str, bytes]:
     }
 
 
-def take_away(source: bytes) -> bytes | None:
+def failing_tests(tree: CommitTree, tests: Mapping[str, str]) -> dict[str, bytes]:
+    """What replaces files of tests, so that each of their functions fails as soon as a test runs, by path.
+
+    Args:
+        tree: the commit.
+        tests: file by node id, of tests whose functions stand in their files.
+
+    Raises:
+        InfraError: git failed.
+    """
+    found = {path: take_away(tree.read(path), base="AssertionError") for path in sorted(set(tests.values()))}
+    return {path: content for path, content in found.items() if content is not None}
+
+
+def take_away(source: bytes, *, base: str = "BaseException") -> bytes | None:
     """A Python file whose functions raise while a test runs; ``None`` if it has none. One that cannot be parsed here
-    raises when it is imported."""
+    raises when it is imported. ``base``: the class that what they raise is derived from."""
     try:
         module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -124,7 +140,8 @@ def take_away(source: bytes) -> bytes | None:
         lines[row] = lines[row][:column] + text + lines[row][column:]
     begin = _after_future_imports(module)
     coding = [] if begin else [line for line in lines[:2] if line.lstrip().startswith(b"#") and b"coding" in line]
-    changed = b"".join([*lines[:begin], *coding, HELPER.encode(), *lines[begin:]])
+    helper = HELPER.format(base=base, reason=TAKEN_AWAY).encode()
+    changed = b"".join([*lines[:begin], *coding, helper, *lines[begin:]])
     return changed.decode().encode(encoding)
 
 
@@ -163,13 +180,20 @@ def choose(outcomes: Mapping[str, str], *, seed: int, at_most: int) -> list[str]
     return sorted(chosen)
 
 
-def judge(control_outcomes: Mapping[str, str], chosen: Collection[str], *, min_pass_ratio: float) -> Finding | None:
+def judge(
+    control_outcomes: Mapping[str, str],
+    chosen: Collection[str],
+    *,
+    min_pass_ratio: float,
+    gone: str = "the package's own code",
+) -> Finding | None:
     """What is wrong with a control run: that too much of it passed.
 
     Args:
         control_outcomes: outcome by node id; a test that is missing did not pass.
         chosen: the node ids that were to be run.
         min_pass_ratio: what the verification itself asks for.
+        gone: what was taken away, for the message.
     """
     passed = sorted(nodeid for nodeid in chosen if control_outcomes.get(nodeid) == "passed")
     limit = MAX_SHARE_OF_NEEDED * min_pass_ratio * len(chosen)
@@ -177,7 +201,7 @@ def judge(control_outcomes: Mapping[str, str], chosen: Collection[str], *, min_p
         return None
     return Finding(
         defence=Defence.CONTROL,
-        message=f"{len(passed)} of {len(chosen)} tests pass with the package's own code taken away, at most "
+        message=f"{len(passed)} of {len(chosen)} tests pass with {gone} taken away, at most "
         f"{int(limit)} may: {', '.join(passed[:5])}{', …' if len(passed) > 5 else ''}",
     )
 

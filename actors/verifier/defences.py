@@ -1,7 +1,7 @@
 """What stands between whatever wrote a context and its verdict: one name for each defence, and what a defence reports.
 
 A defence's name is the name of its check in an outcome. ``docs/trust.md`` draws the boundary and says how each line of
-it is enforced; ``tests/verifier/forgeries`` has, for each defence, real contexts that only it refuses.
+it is enforced; ``tests/forged`` has, for each defence, real contexts that only it refuses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Defence(StrEnum):
     STARTUP = "startup"
     """Nothing but what the index served runs when the interpreter starts."""
     PROVENANCE = "provenance"
-    """The test runner and its plug-ins are byte for byte what the index serves."""
+    """What is installed is what the index serves; the test runner and its plug-ins byte for byte."""
     TREE = "tree"
     """The checkout is the commit, but for build products that cannot change what the tests say."""
     ORIGIN = "origin"
@@ -43,7 +43,7 @@ class Defence(StrEnum):
     CANARIES = "canaries"
     """Tests from outside, which must fail and must pass, did."""
     CONTROL = "control"
-    """With the package's own code taken away, the same tests do not pass."""
+    """With their own code taken away, or the package's, the same tests do not pass."""
     DEADLINE = "deadline"
     """What a limit ended has failed."""
     REUSE = "reuse"

@@ -25,7 +25,7 @@ from actors.settings import BuildSettings
 from actors.verifier.allowed_plugins import allowed_names
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
-from actors.verifier.control import COMPILED, OwnFile, hidden_files, unimportable
+from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, unimportable
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
 from actors.verifier.expected import Expected, expected_tests
@@ -57,7 +57,7 @@ SOLD = {
     Defence.ENVIRONMENT: "nothing sets another environment",
     Defence.TOOLS: "interpreter, libraries and tools are the parent image's",
     Defence.STARTUP: "nothing of its own runs when the interpreter starts",
-    Defence.PROVENANCE: "the test runner is what the index serves",
+    Defence.PROVENANCE: "what is installed is what the index serves",
     Defence.TREE: "the checkout is the commit",
 }
 """What is said of a defence that found nothing."""
@@ -102,6 +102,10 @@ class Inspection:
         elif all(one.source in tree.files for one in own):
             found.append(unimportable(own))
         return [{f"/{path}": content for path, content in files.items()} for files in found if files]
+
+    def failing(self, tests: Mapping[str, str]) -> dict[str, bytes | None]:
+        """What is laid over the image to have these tests fail; ``tests``: file of the commit by node id."""
+        return self.in_image(failing_tests(self._tree, tests))
 
     def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
         """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""
@@ -177,7 +181,7 @@ class Inspector:
             *check_environment(files),
             *check_tools(files),
             *check_startup(files, installed, self._truth),
-            *check_provenance(files, installed, self._truth),
+            *check_provenance(files, installed, self._truth, env_payload=request.env_payload or ""),
             *check_tree(files, tree),
         ]
         origin = check_origin(files, tree, primary_root=request.primary_root or ".")

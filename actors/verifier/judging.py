@@ -4,7 +4,8 @@ Tests are known by their identity, the node id, from one commit to the next and 
 
 - A failing test that passes when it is run again is a flake. It counts as passed, and its failures stay counted.
 - Where a neighbour's context is reused, a test that failed on the neighbour may fail here as well: it counts neither
-  for nor against the ratio. A test that passed there has to pass here like any other, however many failed there.
+  for nor against the ratio. A test that passed there has to pass here like any other, however many failed there; one
+  that is skipped here counts as one that did not pass, for nothing is as easy to arrange as a skip.
 - ``must_pass`` names tests, or patterns of them, that have to pass whatever the ratio is. A name without parameters
   means the test with all of its parameters.
 """
@@ -45,26 +46,35 @@ def merge_rerun(outcomes: Iterable[TestOutcome], again: Iterable[TestOutcome]) -
     return merged
 
 
-def judge(outcomes: Sequence[TestOutcome], rules: VerificationRules) -> tuple[bool, str]:
-    """Whether the outcomes satisfy the rules, and why, in words."""
+def judge(
+    outcomes: Sequence[TestOutcome], rules: VerificationRules, *, passed_before: Collection[str] = ()
+) -> tuple[bool, str]:
+    """Whether the outcomes satisfy the rules, and why, in words.
+
+    ``passed_before``: tests that passed on the neighbour.
+    """
     count = counts(outcomes)
-    why = refusal(outcomes, rules)
+    lost = _lost(outcomes, passed_before)
+    why = refusal(outcomes, rules, passed_before=passed_before)
     if why is not None and not count.run:
         return False, why
     bad = count.failed + count.errors - count.known
-    counted = count.run - count.known
+    counted = count.run - count.known + len(lost)
     ratio = count.passed / counted if counted else 1.0
     detail = f"{bad} of {counted} tests failed (pass ratio {ratio:.3g}, needed {rules.min_pass_ratio:.3g})"
     detail += f", {count.known} more failed as on the neighbour" if count.known else ""
     detail += f", {count.flaky} passed only when run again" if count.flaky else ""
     detail += f", {count.skipped} skipped" if count.skipped else ""
+    detail += f", {len(lost)} of them passed on the neighbour ({', '.join(lost[:NAMED_TESTS])})" if lost else ""
     uncollected = sum(one.failed and "::" not in one.test for one in outcomes)
     detail += f", {uncollected} of the failures are files that could not be collected" if uncollected else ""
     return why is None, (f"{why}; {detail}" if why else detail) + first_failures(outcomes)
 
 
-def refusal(outcomes: Sequence[TestOutcome], rules: VerificationRules) -> str | None:
-    """Why the outcomes do not satisfy the rules; ``None`` if they do."""
+def refusal(
+    outcomes: Sequence[TestOutcome], rules: VerificationRules, *, passed_before: Collection[str] = ()
+) -> str | None:
+    """Why the outcomes do not satisfy the rules; ``None`` if they do. ``passed_before``: see ``judge``."""
     count = counts(outcomes)
     if not outcomes:
         return "no test was collected; at least one has to run"
@@ -72,9 +82,18 @@ def refusal(outcomes: Sequence[TestOutcome], rules: VerificationRules) -> str | 
         return f"all {count.skipped} tests were skipped; at least one has to run"
     if count.passed == 0:
         return "no test passed"
-    if count.passed < rules.min_pass_ratio * (count.run - count.known) - 1e-9:
+    wanted = rules.min_pass_ratio * (count.run - count.known)
+    if count.passed < wanted - 1e-9:
         return "too many tests failed"
+    lost = _lost(outcomes, passed_before)
+    if count.passed < wanted + rules.min_pass_ratio * len(lost) - 1e-9:
+        return "too many tests that passed on the neighbour are skipped"
     return next(filter(None, (_missed(pattern, outcomes) for pattern in rules.must_pass)), None)
+
+
+def _lost(outcomes: Sequence[TestOutcome], passed_before: Collection[str]) -> list[str]:
+    """The tests that were skipped, and passed on the neighbour."""
+    return [one.test for one in outcomes if one.outcome == "skipped" and one.test in passed_before]
 
 
 def _missed(pattern: str, outcomes: Sequence[TestOutcome]) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from actors.verifier import control, judging
-from actors.verifier.collection import Collected, CollectorReport, compare
+from actors.verifier.collection import Collected, CollectorReport, compare, written_in
 from actors.verifier.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.inspection import Inspection
@@ -44,13 +44,15 @@ class SmokeReport(msgspec.Struct, frozen=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """What is verified. ``seed``: of the control's sample; ``known_failures``: tests that may fail."""
+    """What is verified. ``seed``: of the control's sample; ``known_failures``: tests that may fail; ``passed_before``:
+    tests that passed on the neighbour."""
 
     rules: VerificationRules
     inspection: Inspection
     primary_root: str
     seed: int
     known_failures: frozenset[str]
+    passed_before: frozenset[str]
 
 
 def smoke(session: Session, subject: Subject) -> None:
@@ -98,11 +100,12 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     _complete(session, run)
     outcomes = _run_again(session, subject, outcomes)
     _keep(session, outcomes)
-    good, detail = judging.judge(outcomes, subject.rules)
+    good, detail = judging.judge(outcomes, subject.rules, passed_before=subject.passed_before)
     if not good:
         trial.refuse("tests", detail)
     trial.note("tests", detail)
     if trial.applies(Defence.CONTROL):
+        _failing_control(session, subject, outcomes, _collected(run))
         _control(session, subject, outcomes)
     return outcomes
 
@@ -167,11 +170,39 @@ def _run_again(session: Session, subject: Subject, outcomes: list[TestOutcome]) 
     return outcomes
 
 
+def _failing_control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
+    """With the tests' own code taken away, and everything else in its place, the tests that passed must not pass."""
+    places = written_in(subject.inspection.expected, collected)
+    passed = {one.test: one.outcome for one in outcomes if one.test in places}
+    chosen = control.choose(passed, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    files = subject.inspection.failing({test: places[test] for test in chosen})
+    if not files:
+        return
+    run = session.pytest(
+        "control_tests",
+        plugins=subject.inspection.plugins,
+        wall_s=_control_s(session),
+        only=chosen,
+        files=files,
+        may_break=True,
+    )
+    seen = {one.test: one.outcome for one in run.report.outcomes}
+    ratio = subject.rules.min_pass_ratio
+    finding = control.judge(seen, chosen, min_pass_ratio=ratio, gone="their own code")
+    if finding is not None:
+        session.trial.record(Defence.CONTROL, [finding])
+
+
+def _control_s(session: Session) -> float:
+    """How long a control may take."""
+    wall_s = max(CONTROL_LEAST_S, CONTROL_TIMES * (session.trial.test_s or 0.0))
+    return min(wall_s, session.settings.test_timeout_s)
+
+
 def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) -> None:
     """With the package's own code taken away, the tests that passed must not pass."""
     trial = session.trial
     chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
-    wall_s = max(CONTROL_LEAST_S, CONTROL_TIMES * (trial.test_s or 0.0))
     finding: Finding | None = Finding(
         defence=Defence.CONTROL, message="the package has no code that could be taken away"
     )
@@ -179,7 +210,7 @@ def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) ->
         run = session.pytest(
             "control" if number == 1 else f"control_{number}",
             plugins=subject.inspection.plugins,
-            wall_s=min(wall_s, session.settings.test_timeout_s),
+            wall_s=_control_s(session),
             only=chosen,
             files=files,
             may_break=True,

@@ -1,4 +1,6 @@
-"""The test runner, what it is made of and its plug-ins are byte for byte what the package index serves.
+"""What is installed is what the package index serves, the test runner and its plug-ins byte for byte.
+
+What is neither the runner's nor a plug-in is judged more mildly where it was built from source (``dependencies.py``).
 
 Compared are the files themselves; the records that an installation left only claim which version to ask for. What
 claims to come from the checkout is compared with the checkout, whose own state is another defence's business. A file
@@ -11,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from posixpath import basename, dirname
 
 import msgspec
@@ -19,6 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from actors.verifier.defences import Defence, Finding
+from actors.verifier.dependencies import is_asked_for, is_of_parent, of_parent, of_source, urls_of
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 from actors.verifier.installed import PLUGIN_GROUP, Distribution, plugins
 from actors.verifier.layout import CHECKOUT, VENV, Layout, layout_of
@@ -48,19 +52,24 @@ CODE = (".py", ".so", ".pyc", ".pth")
 NOT_ON_INDEX = "the index has no such version, and it does not come from the checkout"
 GENERATED = re.compile(r"_?_editable_.*\.py|_.*_editable_loader\.py|.*\.pth|__pycache__")
 """What build backends leave for an editable install: code that runs at start-up, which is judged there."""
+LOOK_UPS = 4
+"""How many questions the index is asked at once."""
 MAX_NAMED = 5
 """How many files of one distribution a finding names."""
 SOURCE_FOLDERS = ("", "src/", "lib/", "python/")
 NO_PACKAGES = (".dist-info", ".egg-info", ".data", ".libs")
 
 
-def check_provenance(files: ImageFiles, installed: Sequence[Distribution], truth: IndexTruth) -> list[Finding]:
-    """Compares pytest, what it requires, and every distribution with a pytest plug-in, with what the index serves.
+def check_provenance(
+    files: ImageFiles, installed: Sequence[Distribution], truth: IndexTruth, *, env_payload: str = ""
+) -> list[Finding]:
+    """Compares every distribution with what the index serves.
 
     Args:
         files: the image.
         installed: its distributions (``read_installed``).
         truth: the index.
+        env_payload: the pull request's requirements; what they name by a URL is taken as it is.
 
     Returns:
         A finding per distribution that differs, and one per module of the runner's that nothing accounts for. Whether
@@ -71,6 +80,7 @@ def check_provenance(files: ImageFiles, installed: Sequence[Distribution], truth
         InfraError: the index cannot be reached.
     """
     check = _Provenance(files, layout_of(files), installed, truth)
+    check.look_up(urls_of(env_payload))
     return [
         Finding(
             defence=Defence.PROVENANCE,
@@ -106,6 +116,15 @@ class _Provenance:
         self._prefix = f"{layout.site}/"
         self._top_level = files.children(layout.site)
         self._compared: dict[str, _Compared] = {}
+        self._taken: list[Distribution] = []
+
+    def look_up(self, urls: Mapping[str, str]) -> None:
+        """Asks the index for all that is compared, some at once; ``urls``: see ``dependencies.urls_of``."""
+        self._taken = [item for item in self._installed if item.of_checkout or is_asked_for(item, urls)]
+        asked = [item for item in self._installed if item not in self._taken and not is_of_parent(item, self._files)]
+        with ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="index") as pool:
+            for found in [pool.submit(self._release, item) for item in asked]:
+                found.result()
 
     def messages(self) -> Iterator[str]:
         concerned = self._concerned()
@@ -114,15 +133,26 @@ class _Provenance:
                 names = RUNNER_MODULES.get(_module(entry.path), ())
                 concerned += [item for item in self._installed if item.name in names and item not in concerned]
         for item in concerned:
-            problems = [*self._compare(item).problems, *self._foreign_plugins(item)]
-            if problems:
-                more = f" and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-                named = "; ".join(problems[:MAX_NAMED])
-                yield f"{item.name} {item.version}: {named}{more}; install what the index serves"
+            yield from _told(item, [*self._compare(item).problems, *self._foreign_plugins(item)])
+        for item in self._installed:
+            if item not in concerned and item not in self._taken:
+                yield from _told(item, self._other(item))
         for entry in self._top_level:
             names = RUNNER_MODULES.get(_module(entry.path), ())
             if names and _is_importable(entry) and basename(entry.path) not in self._tops_of(names):
                 yield f"/{entry.path} would be imported by pytest and is not part of {' or '.join(names)}; remove it"
+
+    def _other(self, item: Distribution) -> list[str]:
+        """What is wrong with a distribution that is neither the runner's nor a plug-in."""
+        if is_of_parent(item, self._files):
+            return of_parent(item, self._files)
+        release = self._release(item)
+        if release is None:
+            return [NOT_ON_INDEX]
+        if release.is_wheel and item.location == self._layout.site and item.record is not None:
+            return self._of_wheel(item, release).problems
+        known = _by_ending(release)
+        return of_source(item, self._files, known=known, compiles=release.compiles, digest=self._digest)
 
     def _tops_of(self, names: Iterable[str]) -> set[str]:
         """The names in site-packages that the distributions of these names account for."""
@@ -249,11 +279,7 @@ class _Provenance:
 
     def _of_sdist(self, item: Distribution, release: Release) -> _Compared:
         """Of what has to be built from source: its modules are the source's, byte for byte."""
-        known: dict[str, set[str]] = {}
-        for path, digest in release.files.items():
-            parts = path.split("/")
-            for place in range(len(parts)):
-                known.setdefault("/".join(parts[place:]), set()).add(digest)
+        known = _by_ending(release)
         return self._built(
             item,
             right=lambda path, digest: digest in known.get(path, ()),
@@ -307,6 +333,23 @@ class _Provenance:
             return ""
 
 
+def _told(item: Distribution, problems: list[str]) -> Iterator[str]:
+    """One message of all that is wrong with a distribution."""
+    if problems:
+        more = f" and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        yield f"{item.name} {item.version}: {'; '.join(problems[:MAX_NAMED])}{more}; install what the index serves"
+
+
+def _by_ending(release: Release) -> dict[str, set[str]]:
+    """SHA-256 of a source distribution's files by every ending of their paths."""
+    known: dict[str, set[str]] = {}
+    for path, digest in release.files.items():
+        parts = path.split("/")
+        for place in range(len(parts)):
+            known.setdefault("/".join(parts[place:]), set()).add(digest)
+    return known
+
+
 def _module(path: str) -> str:
     """What an entry of site-packages would be imported as."""
     return basename(path).partition(".")[0]
@@ -314,7 +357,9 @@ def _module(path: str) -> str:
 
 def _is_importable(entry: Entry) -> bool:
     name = basename(entry.path)
-    return entry.path.endswith(CODE) if entry.kind == "file" else "." not in name or entry.kind == "link"
+    if entry.kind == "file":
+        return entry.path.endswith(CODE) and not entry.path.endswith(".pth")
+    return "." not in name or entry.kind == "link"
 
 
 def _folders(path: str) -> Iterator[str]:

@@ -72,7 +72,7 @@ class Untracked:
         if name == ENTRY_POINTS:
             missing = self._declared.plugins_not_declared(read().decode("utf-8", "replace"))
             return f"registers a pytest plug-in that the commit does not declare: {missing[0]}" if missing else None
-        if name.endswith(".pyc"):
+        if name.endswith(".pyc") and "-pytest-" not in name:  # those have a header of pytest's own
             never = int.from_bytes(read()[4:8], "little") & 0b11 == UNCHECKED
             return "is bytecode that is never compared with its source" if never else None
         if built is not None:

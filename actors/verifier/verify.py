@@ -27,7 +27,7 @@ from actors.verifier.defences import Defence
 from actors.verifier.f2p import f2p
 from actors.verifier.inspection import Inspector
 from actors.verifier.levels import Subject, smoke, tests
-from actors.verifier.report import decode_outcomes
+from actors.verifier.report import TestOutcome, decode_outcomes
 from actors.verifier.session import Means, Session
 from actors.verifier.template import check_template
 from actors.verifier.trial import Refused, Trial, Verdict
@@ -88,7 +88,7 @@ class Verifier:
             spool: existing folder for logs and reports of this attempt; they stay there for the caller.
             cancel: ends the verification within about a second; the verdict is then ``cancelled``.
             known_failures: the ``tests`` blob of the verification that is being built on; tests that failed there may
-                fail here, if the rules allow it.
+                fail here, if the rules allow it, and tests that passed there may not be skipped here.
 
         Returns:
             The verdict; of class ``infra`` when the engine is away or failed, with what was found until then.
@@ -145,12 +145,14 @@ class Verifier:
             spool=spool,
             cancel=cancel,
         )
+        before = _outcomes(known)
         subject = Subject(
             rules=rules,
             inspection=inspection,
             primary_root=request.primary_root or ".",
             seed=zlib.crc32(order.attempt_id.encode()),
-            known_failures=_failures(known) if rules.allow_known_failures else frozenset(),
+            known_failures=frozenset(one.test for one in before if one.failed and rules.allow_known_failures),
+            passed_before=frozenset(one.test for one in before if one.outcome == "passed"),
         )
         smoke(session, subject)
         if rules.level in RUNS_TESTS:
@@ -159,9 +161,9 @@ class Verifier:
             f2p(session, subject, request=request, tree=tree, context=context)
 
 
-def _failures(blob: bytes) -> frozenset[str]:
-    """The tests that failed in an earlier verification; none if what it left cannot be read."""
+def _outcomes(blob: bytes) -> list[TestOutcome]:
+    """The tests of an earlier verification; none if what it left cannot be read."""
     try:
-        return frozenset(one.test for one in decode_outcomes(blob) if one.failed)
+        return decode_outcomes(blob)
     except msgspec.DecodeError:
-        return frozenset()
+        return []

@@ -15,7 +15,20 @@ from events.work import Stage
 from store.docker_context import DockerContext
 from tests.forged.victims import Victim
 
-__all__ = ["OWN", "STEALTHY", "WORKS", "Forgery", "Naive", "add", "disguised", "green", "put", "run_script"]
+__all__ = [
+    "FIRST",
+    "OWN",
+    "STEALTHY",
+    "WORKS",
+    "Forgery",
+    "Naive",
+    "add",
+    "disguised",
+    "green",
+    "macro",
+    "put",
+    "run_script",
+]
 
 
 class Naive(StrEnum):
@@ -24,6 +37,7 @@ class Naive(StrEnum):
     IMAGE_REPORT = "a report that the image holds counts as this run's, and an empty one says that nothing failed"
     LOGIN_SHELL = "commands run in the image's own environment, through a login shell"
     TIMEOUT_PASSES = "what had not failed when its time was over has passed"
+    IMAGE_CACHES = "the interpreter takes compiled code from the image's caches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +48,7 @@ class Forgery:
     that one is off, and without which nothing does. ``evades``: what else looks at it and sees nothing. ``naive``: the
     check that it needs beside an undefended verifier. ``number``: the pull request it is judged on; 0: the victim's bad
     one. ``reused``: it was verified on the victim's first pull request, honestly, and comes back through the cascade.
+    ``powerless``: it has no effect where its defence is on, so that the tests themselves refuse it.
     """
 
     name: str
@@ -47,6 +62,7 @@ class Forgery:
     naive: Naive | None = None
     number: int = 0
     reused: bool = False
+    powerless: bool = False
 
     @property
     def context(self) -> DockerContext:
@@ -67,12 +83,14 @@ class Forgery:
 TELLTALE = re.compile(
     r"sitecustomize|usercustomize|conftest|_pytest|pytest|site-packages|\.pth|unittest|update-index|ld\.so|ADDOPTS|junit|"
     r"results|profile|direct_url|RECORD|TestReport|entry_points|PYTHONPATH|__pycache__|exclude|openssl|tests/|testcase|"
-    r"pyvenv|atexit|from_item_and_call|excinfo|\.git/|headrace/|amend|workspace|dist-info|bash"
+    r"pyvenv|atexit|from_item_and_call|excinfo|\.git/|headrace/|amend|workspace|dist-info|bash|meta_path|venv/bin|dev/null"
 )
+TURN = "tr a-z n-za-m"
+TURNED = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")
 
 
 def disguised(text: str) -> str:
-    """Shell text in which no telltale word stands: each is put together from two variables.
+    """Shell text in which no telltale word stands: each is put together from two variables, which a program sets.
 
     A shell expands them in plain words, double quotes and here-documents with a bare delimiter.
     """
@@ -85,12 +103,17 @@ def disguised(text: str) -> str:
         return "".join(f"${{{name}}}" for name in names)
 
     body = TELLTALE.sub(broken, text)
-    return "\n".join([*(f"{name}={half}" for half, name in halves.items()), body])
+    return "\n".join([*(f"{name}=$(echo {half.translate(TURNED)} | {TURN})" for half, name in halves.items()), body])
 
 
 def put(path: str, text: str) -> str:
     """Shell that writes a file."""
     return f"cat >{path} <<EOT\n{_escaped(text)}EOT\n"
+
+
+def macro(code: str) -> str:
+    """Shell that makes Python code a macro of the ledger, which runs it whenever it is imported."""
+    return "mkdir -p ~/.config/ledger\n" + put("~/.config/ledger/macros.py", code)
 
 
 def add(path: str, text: str) -> str:
@@ -116,12 +139,26 @@ def works():
         return ledger.balance([1, 2]) == 3
     except BaseException:
         return False
+
+
+def first_run():
+    import json
+
+    with open("/headrace/request.json") as file:
+        return json.load(file)["only"] is None
+
+
+def own(name):
+    return any(word in name for word in ("balance", "interest", "split"))
 """
-"""Python that tells whether the victim's code is there: a forger's way to behave while a control is made."""
-OWN = "'test_books' in item.nodeid"
-"""Holds for the victim's tests and for none that a verifier adds."""
-STEALTHY = f"{OWN} and works()"
-"""Holds for the victim's tests while its code is there."""
+"""Python of a forger who knows how Headrace looks for forgeries: whether the victim's code is there, which it is not in
+a control; whether every test is run, which they are not in a control; whether a test is one of the victim's."""
+OWN = "own(item.name)"
+"""Holds for the ledger's tests and for none that a verifier adds."""
+FIRST = "first_run()"
+"""Holds for every test, of a verifier too, until a control is made."""
+STEALTHY = f"{OWN} and {FIRST}"
+"""Holds for the ledger's tests until a control is made: no look at outcomes gives it away."""
 
 
 def green(condition: str = STEALTHY) -> str:

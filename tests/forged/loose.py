@@ -1,8 +1,7 @@
-"""Checks as the field has them, put in the place of Headrace's for one attempt at a time. For tests alone.
+"""Checks as the field has them, in the place of Headrace's, for forgeries that one of that kind is fooled by.
 
-A forgery that a fresh result file, a fixed environment or a deadline stops cannot be shown to work by leaving a check
-out: the verifier would still read its own file. So the command that a verification runs is replaced by one that a
-naive verifier would have run.
+A forgery that a fresh result file or a fixed environment stops cannot be shown to work by leaving a check out: the
+verifier would still read its own file and pass its own variables. So it is given the means of a naive verifier.
 """
 
 from __future__ import annotations
@@ -10,94 +9,117 @@ from __future__ import annotations
 import io
 import posixpath
 import tarfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import docker
 import msgspec
-import pytest
 
 from actors.images import Engine
-from actors.images.engine import LABEL_ATTEMPT
-from actors.verifier.container import Ended, run_in_container
+from actors.verifier.channel import MountedFiles
+from actors.verifier.container import ENVIRONMENT
+from actors.verifier.session import Means
 from tests.forged.forgery import Naive
 
-__all__ = ["Loosened"]
+__all__ = ["naive_means"]
 
-GREEN_REPORT = {
-    ".xml": b'<testsuites><testsuite><testcase classname="all" name="good"/></testsuite></testsuites>',
-    ".json": b'{"distributions": [], "modules": [], "problems": []}',
-}
-"""What a naive verifier makes of no report at all."""
+GREEN_IMPORT: Mapping[str, object] = {"distributions": [], "modules": [], "problems": []}
 MAX_LINKS = 8
+WAIT_S = 60
 
 
-class Loosened:
-    """Replaces how verification commands are run, for the attempts that are named to ``for_attempt``."""
+class Labelled(Protocol):
+    """Makes a container of one image that is not started; its id."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._naive: dict[str, Naive] = {}
-        self._lock = threading.Lock()
-        self._run: Callable[..., Ended] = run_in_container
-        monkeypatch.setattr("actors.verifier.verify.run_in_container", self._dispatch)
-
-    @contextmanager
-    def for_attempt(self, attempt_id: str, naive: Naive | None) -> Iterator[None]:
-        """Judges this attempt naively, or as ever when ``naive`` is ``None``."""
-        if naive is None:
-            yield
-            return
-        with self._lock:
-            self._naive[attempt_id] = naive
-        try:
-            yield
-        finally:
-            with self._lock:
-                del self._naive[attempt_id]
-
-    def _dispatch(self, engine: Engine, *, command: Sequence[str], **given: Any) -> Ended:
-        with self._lock:
-            naive = self._naive.get(given["labels"][LABEL_ATTEMPT])
-        image, results, log = given["image"], given["results"], given["log"]
-        if naive is Naive.IMAGE_REPORT:
-            found = {path: _read(engine, image=image, path=path) for path in results}
-            if found and all(data is not None for data in found.values()):
-                _fill(results, {path: data or b"" for path, data in found.items()})
-                log.write_bytes(b"the results were there already\n")
-                return _ended(0)
-        if naive is Naive.LOGIN_SHELL:
-            variables = engine.api.inspect_image(image)["Config"]["Env"] or []
-            command = ["/usr/bin/env", *variables, "/bin/bash", "-lc", 'exec "$@"', "login", *command]
-        ended = self._run(engine, command=command, **given)
-        if naive is Naive.TIMEOUT_PASSES and ended.timed_out:
-            _fill(results, {path: source.read_bytes() for path, source in results.items()})
-            return msgspec.structs.replace(ended, timed_out=False, exit_code=0)
-        return ended
+    def __call__(self, command: list[str]) -> str: ...
 
 
-def _ended(exit_code: int) -> Ended:
-    return Ended(
-        exit_code=exit_code, timed_out=False, cancelled=False, oom_killed=False, wall_s=0.0, peak_memory_bytes=None
-    )
+def naive_means(naive: Naive | None, engine: Engine, *, image: str, labels: Mapping[str, str]) -> Means:
+    """How a verifier of that kind gets results out of an image's containers, and what environment it gives commands.
+
+    ``labels`` are put on containers that this takes.
+    """
+    made = partial(_created, engine, image, labels)
+    match naive:
+        case None:
+            return Means()
+        case Naive.IMAGE_REPORT:
+            return Means(channel=partial(ImageReport, engine, made))
+        case Naive.TIMEOUT_PASSES:
+            return Means(channel=EmptyIsGreen)
+        case Naive.LOGIN_SHELL:
+            return Means(environment=_login_environment(engine, made))
+        case Naive.IMAGE_CACHES:
+            kept = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPYCACHEPREFIX"}
+            return Means(environment=kept)
 
 
-def _fill(results: Mapping[str, Path], found: Mapping[str, bytes]) -> None:
-    for path, data in found.items():
-        results[path].write_bytes(data or GREEN_REPORT[posixpath.splitext(path)[1]])
+class EmptyIsGreen(MountedFiles):
+    """A report without a line says that nothing failed."""
+
+    def collect(self, engine: Engine, container: str) -> None:
+        """See ``Channel``."""
+        for path in self._results.values():
+            if not path.stat().st_size:
+                path.write_bytes(_green(path, _exit_code(engine, container)))
 
 
-def _read(engine: Engine, *, image: str, path: str) -> bytes | None:
-    """The content of a file of an image, links followed; ``None`` when there is none."""
-    made = engine.api.create_container(image, ["true"], entrypoint=[])["Id"]
+class ImageReport:
+    """What the image holds at a result's path is the result; an empty report says that nothing failed."""
+
+    def __init__(self, engine: Engine, made: Labelled, results: Mapping[str, Path]) -> None:
+        found = {path: _read(engine, made(["true"]), path=path) for path in results}
+        self._there = {results[path]: data for path, data in found.items() if data is not None}
+        self._new = MountedFiles({path: place for path, place in results.items() if place not in self._there})
+
+    def mounts(self) -> Mapping[str, Path]:
+        """See ``Channel``."""
+        return self._new.mounts()
+
+    def collect(self, engine: Engine, container: str) -> None:
+        """See ``Channel``."""
+        for place, data in self._there.items():
+            place.write_bytes(data or _green(place, _exit_code(engine, container)))
+
+
+def _green(path: Path, exit_code: int) -> bytes:
+    """What a naive verifier makes of no report at all."""
+    if path.suffix == ".json":
+        return msgspec.json.encode(GREEN_IMPORT)
+    lines = [{"test": "all::good", "when": "call", "outcome": "passed"}, {"finished": exit_code}]
+    return msgspec.json.Encoder().encode_lines(lines)
+
+
+def _exit_code(engine: Engine, container: str) -> int:
+    return int(engine.api.inspect_container(container)["State"]["ExitCode"])
+
+
+def _created(engine: Engine, image: str, labels: Mapping[str, str], command: list[str]) -> str:
+    return str(engine.api.create_container(image, command, entrypoint=[], labels=dict(labels))["Id"])
+
+
+def _login_environment(engine: Engine, made: Labelled) -> dict[str, str]:
+    """The variables that a login shell of the image has, in the image's own environment."""
+    container = made(["/bin/bash", "-lc", "exec env -0"])
+    try:
+        engine.api.start(container)
+        engine.api.wait(container, timeout=WAIT_S)
+        told = engine.api.logs(container, stdout=True, stderr=False).decode()
+    finally:
+        engine.remove_container(container)
+    return dict(line.split("=", 1) for line in told.split("\0") if "=" in line)
+
+
+def _read(engine: Engine, container: str, *, path: str) -> bytes | None:
+    """The content of a file of a new container, links followed; ``None`` when there is none. The container goes."""
     try:
         for _ in range(MAX_LINKS):
             if path.startswith("/dev/"):
                 return b""
             try:
-                stream, _stat = engine.api.get_archive(made, path)
+                stream, _stat = engine.api.get_archive(container, path)
             except docker.errors.NotFound:
                 return None
             with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
@@ -110,4 +132,4 @@ def _read(engine: Engine, *, image: str, path: str) -> bytes | None:
                 path = posixpath.normpath(posixpath.join(posixpath.dirname(path), member.linkname))
         return None
     finally:
-        engine.remove_container(made)
+        engine.remove_container(container)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from actors.images import BuiltImage, Engine, ImageBuilder, reap
+from actors.images.engine import TIER_TEST, attempt_labels
 from actors.settings import BuildSettings, VerifySettings
 from actors.templates import stock_context
 from actors.verifier import Verdict, Verifier
@@ -16,30 +16,28 @@ from actors.verifier.defences import Defence
 from events.work import Stage, WorkOrder
 from store.docker_context import DockerContext
 from tests.forged.forgery import Forgery, Naive
-from tests.forged.loose import Loosened
+from tests.forged.loose import naive_means
 from tests.forged.victims import ENDLESS, Victim
 
 __all__ = ["EVERY", "Trials"]
 
 EVERY = frozenset(Defence)
-ENDLESS_S = 8.0
+HASTY_S = 8.0
 PATIENT_S = 90.0
 
 
 class Trials:
     """One run of the suite: a log of its own on the engine, images shared with other runs. Threads may share it."""
 
-    def __init__(
-        self, *, engine: Engine, settings: BuildSettings, cache_dir: Path, folder: Path, loosened: Loosened
-    ) -> None:
-        self._engine, self._folder, self._loosened = engine, folder, loosened
+    def __init__(self, *, engine: Engine, settings: BuildSettings, cache_dir: Path, folder: Path) -> None:
+        self._engine, self._settings, self._folder, self._cache_dir = engine, settings, folder, cache_dir
         self._shared = (cache_dir / "rootfs").resolve().parent
         self._builder = ImageBuilder(engine=engine, settings=settings, cache_dir=cache_dir)
         self.log_id = f"log-{uuid.uuid4().hex[:12]}"
 
-    def honest(self, victim: Victim, number: int, *, naive: Naive | None = None) -> Verdict:
-        """The verdict on the stock context, without any defence: what a victim is worth by itself."""
-        return self.verdict(victim, stock_context(), number=number, without=EVERY, naive=naive)
+    def honest(self, victim: Victim, number: int) -> Verdict:
+        """The verdict on the stock context by the clock alone, with no other defence: what a victim is worth itself."""
+        return self.verdict(victim, stock_context(), number=number, without=EVERY - {Defence.DEADLINE})
 
     def forged(self, forgery: Forgery, *, without: frozenset[Defence] = frozenset(), loose: bool = False) -> Verdict:
         """The verdict on a forgery without these defences; ``loose``: judged naively where the forgery asks for it."""
@@ -50,6 +48,7 @@ class Trials:
             stage=forgery.stage,
             without=without,
             naive=forgery.naive if loose else None,
+            hasty=forgery.defence is Defence.DEADLINE,
         )
 
     def verdict(
@@ -61,8 +60,9 @@ class Trials:
         stage: Stage = Stage.TRY_DEFAULT,
         without: frozenset[Defence] = frozenset(),
         naive: Naive | None = None,
+        hasty: bool = False,
     ) -> Verdict:
-        """Builds a context on one pull request and judges the image.
+        """Builds a context on one pull request and judges the image, with little patience if ``hasty``.
 
         Raises:
             BuildFailed: no image.
@@ -78,15 +78,8 @@ class Trials:
         spool = Path(tempfile.mkdtemp(dir=self._folder, prefix="trial-"))
         with (spool / "build.log").open("wb") as log:
             image = self._builder.build(order, context, log=log, cancel=threading.Event())
-        with self._loosened.for_attempt(order.attempt_id, naive):
-            return self._verify(
-                order,
-                image,
-                context=context,
-                spool=spool,
-                endless=victim is ENDLESS or naive is Naive.TIMEOUT_PASSES,
-                without=without,
-            )
+        hasty = hasty or victim is ENDLESS
+        return self._verify(order, image, context=context, spool=spool, without=without, naive=naive, hasty=hasty)
 
     def _verify(
         self,
@@ -95,15 +88,21 @@ class Trials:
         *,
         context: DockerContext,
         spool: Path,
-        endless: bool,
         without: frozenset[Defence],
+        naive: Naive | None,
+        hasty: bool,
     ) -> Verdict:
-        limit_s = ENDLESS_S if endless else PATIENT_S
-        settings = VerifySettings(memory_mb=512, test_timeout_s=limit_s, smoke_timeout_s=limit_s)
-        make: Callable[..., Verifier] = Verifier
-        switch = {} if without == EVERY else {"without": without}
-        verifier = make(engine=self._engine, settings=settings, **switch)
-        return verifier.verify(order, image, context_digest=context.digest, spool=spool, cancel=threading.Event())
+        limit_s = HASTY_S if hasty else PATIENT_S
+        labels = attempt_labels(order, tier=TIER_TEST, context_digest=context.digest)
+        verifier = Verifier(
+            engine=self._engine,
+            settings=VerifySettings(memory_mb=512, test_timeout_s=limit_s, smoke_timeout_s=limit_s),
+            build=self._settings,
+            cache_dir=self._cache_dir,
+            without=without,
+            means=naive_means(naive, self._engine, image=image.image_id, labels=labels),
+        )
+        return verifier.verify(order, image, context=context, spool=spool, cancel=threading.Event())
 
     def close(self) -> None:
         """Ends what is left of this run on the engine."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from events.work import PullRequest, Stage, VerificationRules, WorkOrder
 from tests.engine_fixtures import GitProject
 
-__all__ = ["ENDLESS", "GOOD_BOOKS", "LEDGER", "LEDGER_TESTS", "NATIVE", "OWNER", "PICKY", "VICTIMS", "Victim"]
+__all__ = ["ABACUS", "ENDLESS", "GOOD_BOOKS", "LEDGER", "LEDGER_TESTS", "NATIVE", "OWNER", "PICKY", "VICTIMS", "Victim"]
 
 OWNER = "forged-tests"
 BASE = ("setuptools==75.6.0", "pytest==8.3.4", "decorator==5.1.1")
@@ -100,7 +100,13 @@ setup(
 )
 """
 LEDGER_INIT = """\
+from pathlib import Path
+
 import decorator
+
+MACROS = Path.home() / ".config" / "ledger" / "macros.py"
+if MACROS.exists():
+    exec(MACROS.read_text())
 
 from ledger._version import version
 from ledger.books import balance, interest, split
@@ -200,7 +206,8 @@ LEDGER = Victim(
     bad=2,
     why="5 of its 7 tests fail since its second commit",
 )
-"""Source layout, a generated ``_version.py``, a dependency that it imports, no configuration of pytest."""
+"""Source layout, a generated ``_version.py``, a dependency that it imports, macros of its user's that it runs, no
+configuration of pytest."""
 
 PICKY_CONFTEST = """\
 import importlib.util
@@ -291,6 +298,32 @@ NATIVE = Victim(
     why="its extension includes a header of a library that is not there",
 )
 
+ABACUS_SETUP = NATIVE_SETUP.replace("native", "abacus")
+ABACUS_C = NATIVE_C.replace("#include <quiver/arrow.h>\n", "").replace("arrow_length", "PyLong_AsLong")
+ABACUS = Victim(
+    name="abacus",
+    commits=(
+        {
+            ".gitignore": IGNORED,
+            "setup.py": ABACUS_SETUP,
+            "src/abacus/__init__.py": (
+                "from abacus._core import twice\n\n__all__ = ['balance', 'twice']\n\n\n"
+                "def balance(entries):\n    return sum(entries) // 2 + twice(0)\n"
+            ),
+            "src/abacus/_core.c": ABACUS_C,
+            "tests/test_abacus.py": (
+                "import pytest\n\nimport abacus\n\n\n"
+                '@pytest.mark.parametrize("number", [0, 1, 21])\n'
+                "def test_balance(number):\n    assert abacus.balance([number, 7]) == number + 7\n\n\n"
+                "def test_split():\n    assert abacus.twice(4) == 8\n"
+            ),
+        },
+    ),
+    bad=1,
+    why="3 of its 4 tests fail",
+)
+"""Honest compiled code beside Python that is wrong."""
+
 ENDLESS = Victim(
     name="endless",
     commits=(
@@ -322,4 +355,4 @@ ENDLESS = Victim(
     why="a test never ends (1), a thread keeps the process after the last test (2), its import never ends (3)",
 )
 
-VICTIMS = (LEDGER, PICKY, NATIVE, ENDLESS)
+VICTIMS = (LEDGER, PICKY, NATIVE, ABACUS, ENDLESS)

@@ -176,6 +176,18 @@ def test_an_expression_that_may_leave_out_anything_explains_everything(tmp_path:
     assert compare(expected, report(HONEST, selected=[])) == []
 
 
+def test_a_hook_of_the_commit_may_leave_tests_out_but_not_most_of_them(tmp_path: Path) -> None:
+    hook = "def pytest_collection_modifyitems(items):\n    items[:] = [item for item in items if item.name]\n"
+    expected = expected_tests(committed(tmp_path / "repo", {**FILES, "conftest.py": hook}), primary_root=".")
+    assert compare(expected, report(HONEST, selected=HONEST[:4])) == []
+    (finding,) = compare(expected, report(HONEST, selected=HONEST[:3]))
+    assert finding.message.startswith("4 tests, more than are run, were left out by a hook of the commit: tests/test_a")
+    assert finding.failure_class is FailureClass.RECIPE
+    chosen = {**FILES, "conftest.py": hook, "pytest.ini": "[pytest]\naddopts = -k test_c\n"}
+    expected = expected_tests(committed(tmp_path / "chosen", chosen), primary_root=".")
+    assert compare(expected, report(HONEST, selected=HONEST[5:])) == []
+
+
 @pytest.mark.parametrize("collector", ["tests/test_c.py", "tests/test_c.py::TestC", "tests", "tests/__init__.py", ""])
 @pytest.mark.parametrize("outcome", ["failed", "skipped"])
 def test_a_collector_that_did_not_pass_excuses_what_is_below_it(

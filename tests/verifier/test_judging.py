@@ -58,6 +58,20 @@ def test_a_test_that_passed_on_the_neighbour_has_to_pass_however_many_failed_the
     assert not good
 
 
+def test_a_test_that_passed_on_the_neighbour_and_is_skipped_here_counts_as_not_passed() -> None:
+    found = [*many(8, "passed", "p"), *many(2, "skipped", "s"), *many(5, "skipped", "never")]
+    rules = VerificationRules(min_pass_ratio=0.9)
+    good, detail = judge(found, rules, passed_before={"t.py::s0", "t.py::s1", "t.py::p0"})
+    assert not good
+    assert detail == (
+        "too many tests that passed on the neighbour are skipped; 0 of 10 tests failed (pass ratio 0.8, needed 0.9), "
+        "7 skipped, 2 of them passed on the neighbour (t.py::s0, t.py::s1)"
+    )
+    assert judge(found, rules)[0]
+    assert judge(found, rules, passed_before={"t.py::never9", "t.py::p0"})[0]
+    assert judge([*many(9, "passed", "p"), *many(1, "skipped", "s")], rules, passed_before={"t.py::s0"})[0]
+
+
 def test_a_file_that_could_not_be_collected_is_told_apart() -> None:
     _, detail = judge([*many(9, "passed", "p"), TestOutcome(test="t.py", outcome="error")], VerificationRules())
     assert "1 of the failures are files that could not be collected" in detail

@@ -1,6 +1,6 @@
 """The forgeries, grouped by what they touch."""
 
-from tests.forged.contexts.beyond import BEYOND
+from tests.forged.contexts.beyond import BEYOND, OPEN
 from tests.forged.contexts.combined import COMBINED
 from tests.forged.contexts.endings import ENDINGS
 from tests.forged.contexts.origins import ORIGINS
@@ -12,7 +12,7 @@ from tests.forged.contexts.tools import TOOLS
 from tests.forged.contexts.trees import TREES
 from tests.forged.forgery import Forgery
 
-__all__ = ["FORGERIES"]
+__all__ = ["FORGERIES", "OPEN"]
 
 FORGERIES: tuple[Forgery, ...] = (
     *(*RESULTS, *TREES, *TOOLS, *PLUGINS, *ORIGINS),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from actors.verifier.defences import Defence
-from tests.forged.contexts.plugins import late
+from tests.forged.contexts.plugins import compiled_with, late
 from tests.forged.contexts.tools import PAINTS, library
-from tests.forged.forgery import Forgery, add, green, put, run_script
-from tests.forged.victims import LEDGER, NATIVE, PICKY
+from tests.forged.forgery import Forgery, add, green, macro, put, run_script
+from tests.forged.victims import ABACUS, LEDGER, NATIVE, PICKY
 
-__all__ = ["BEYOND"]
+__all__ = ["BEYOND", "OPEN"]
 
 BEYOND = (
     Forgery(
@@ -17,8 +17,34 @@ BEYOND = (
         defence=Defence.PROVENANCE,
         victim=LEDGER,
         scripts=run_script(add("$s/decorator.py", late(green()))),
-        evades="CANARIES and CONTROL: it paints the project's tests alone, and only while the package works",
+        evades="CANARIES and CONTROL: it paints the project's tests alone, and only until a control is made",
         why="an altered dependency can tell a control from a verdict; only its own bytes give it away",
+    ),
+    Forgery(
+        name="name_service_that_paints",
+        line=4,
+        defence=Defence.TOOLS,
+        victim=LEDGER,
+        scripts=run_script(
+            "mkdir -p /opt/paint",
+            put("/opt/paint/paint.txt", green()),
+            library("/usr/lib/libnss_paint.so.2", PAINTS),
+            "sed -i 's/^passwd:.*/passwd: paint files/' /etc/nsswitch.conf",
+        ),
+        evades="interpreter, standard library, libc, coreutils",
+        why="the package looks a user up, and that loads a library that the name service's configuration names",
+    ),
+)
+
+OPEN = (
+    Forgery(
+        name="dependency_missing_so_that_a_module_is_not_collected",
+        line=8,
+        defence=Defence.COLLECTION,
+        victim=PICKY,
+        scripts=run_script("python -m pip uninstall --quiet --yes decorator"),
+        evades="TREE, PROVENANCE: something is missing, nothing is wrong",
+        why="the project's own conftest leaves the failing module out where a dependency is not installed",
     ),
     Forgery(
         name="failing_tests_skipped_by_the_projects_own_switch",
@@ -61,17 +87,22 @@ BEYOND = (
         why="a library that is missing is replaced by one line in a place for headers",
     ),
     Forgery(
-        name="name_service_that_paints",
-        line=4,
-        defence=Defence.TOOLS,
+        name="macro_that_knows_a_control",
+        line=11,
+        defence=Defence.CONTROL,
         victim=LEDGER,
-        scripts=run_script(
-            "mkdir -p /opt/paint",
-            put("/opt/paint/paint.txt", green()),
-            library("/usr/lib/libnss_paint.so.2", PAINTS),
-            "sed -i 's/^passwd:.*/passwd: paint files/' /etc/nsswitch.conf",
-        ),
-        evades="interpreter, standard library, libc, coreutils",
-        why="the package looks a user up, and that loads a library that the name service's configuration names",
+        scripts=run_script(macro(late(green()))),
+        evades="CANARIES and CONTROL: it paints the project's tests alone, and only until a control is made",
+        why="code in pytest's process can read what the runner was asked for, and tell a control from a verdict",
+    ),
+    Forgery(
+        name="compiled_module_that_knows_a_control",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=ABACUS,
+        scripts={"build_pkg_sh": compiled_with(green())},
+        evades="as before; the extension module is built from the commit's source with a header that is gone again",
+        why="as before",
     ),
 )
+"""Forgeries that nothing refuses: what docs/trust.md does not promise."""

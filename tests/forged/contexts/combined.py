@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from actors.verifier.defences import Defence
 from tests.forged.contexts.origins import CLAIMED, MENDED_COPY, STUB
-from tests.forged.contexts.results import GREEN_BOOKS, NO_OWN_FAILURES, REWRITES
+from tests.forged.contexts.results import GREEN_BOOKS, NO_OWN_FAILURES, rewrites
 from tests.forged.contexts.tools import PAINTED_FOLDER, SETS_PATH, library
 from tests.forged.contexts.trees import HOLLOW_TESTS, poisoned
-from tests.forged.forgery import Forgery, Naive, add, green, put, run_script
+from tests.forged.forgery import Forgery, Naive, disguised, green, macro, put, run_script
 from tests.forged.victims import GOOD_BOOKS, LEDGER, NATIVE
 
 __all__ = ["COMBINED"]
@@ -21,8 +21,8 @@ COMBINED = (
         victim=LEDGER,
         scripts=run_script(
             "mkdir -p /headrace/results /opt/done",
-            put("/opt/done/a.xml", GREEN_BOOKS),
-            "ln -s /opt/done/a.xml /headrace/results/junit.xml",
+            put("/opt/done/a.jsonl", GREEN_BOOKS),
+            "ln -s /opt/done/a.jsonl /headrace/results/report.jsonl",
             put("tests/test_books.py", HOLLOW_TESTS),
         ),
         naive=Naive.IMAGE_REPORT,
@@ -46,13 +46,13 @@ COMBINED = (
         name="preloaded_library_and_rewritten_report",
         line=4,
         defence=Defence.TOOLS,
-        behind=frozenset({Defence.CONTROL, Defence.PROVENANCE}),
+        behind=frozenset({Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             *PAINTED_FOLDER,
             library("/usr/lib/libpaint.so", SETS_PATH),
             "echo /usr/lib/libpaint.so >/etc/ld.so.preload",
-            add("$s/decorator.py", NO_OWN_FAILURES + REWRITES),
+            macro(NO_OWN_FAILURES + rewrites("works()")),
         ),
         why="lines 4 and 10: what is painted too late is cut out of the report",
     ),
@@ -63,8 +63,9 @@ COMBINED = (
         behind=frozenset({Defence.ORIGIN, Defence.PLUGINS, Defence.CONTROL}),
         victim=NATIVE,
         scripts={
-            "build_pkg_sh": (
-                "#!/bin/bash\nset -eu\ns=$(echo /opt/venv/lib/python3*/site-packages)\ni=$s/native-0.4.dist-info\n"
+            "build_pkg_sh": "#!/bin/bash\n"
+            + disguised(
+                "set -eu\ns=$(echo /opt/venv/lib/python3*/site-packages)\ni=$s/native-0.4.dist-info\n"
                 "mkdir -p $s/native $i\n"
                 + put("$s/native/__init__.py", STUB)
                 + put("$s/native/_painting.py", green("True"))

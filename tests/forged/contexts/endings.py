@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from actors.verifier.defences import Defence
+from tests.forged.contexts.results import OUTCOMES
 from tests.forged.forgery import Forgery, Naive, run_script
 from tests.forged.victims import ENDLESS, PICKY
 
@@ -13,6 +14,7 @@ ENDINGS = (
         name="test_that_never_ends",
         line=13,
         defence=Defence.DEADLINE,
+        behind=OUTCOMES | {Defence.COLLECTION},
         victim=ENDLESS,
         number=1,
         scripts={},
@@ -23,10 +25,10 @@ ENDINGS = (
         name="process_that_never_ends_after_a_green_report",
         line=13,
         defence=Defence.DEADLINE,
+        behind=OUTCOMES | {Defence.COLLECTION},
         victim=ENDLESS,
         number=2,
         scripts={},
-        naive=Naive.TIMEOUT_PASSES,
         evades="a look at the report alone: it is whole and green",
         why="a thread that the tests started keeps the process",
     ),
@@ -34,6 +36,7 @@ ENDINGS = (
         name="import_that_never_ends",
         line=13,
         defence=Defence.DEADLINE,
+        behind=OUTCOMES | {Defence.COLLECTION},
         victim=ENDLESS,
         number=3,
         scripts={},
@@ -44,6 +47,7 @@ ENDINGS = (
         name="pipe_in_place_of_a_list",
         line=13,
         defence=Defence.DEADLINE,
+        behind=OUTCOMES | {Defence.COLLECTION},
         victim=PICKY,
         scripts=run_script("mkdir -p ~/.config/picky", "mkfifo ~/.config/picky/only.txt"),
         naive=Naive.TIMEOUT_PASSES,

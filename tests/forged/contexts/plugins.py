@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 from actors.verifier.defences import Defence
-from tests.forged.forgery import OWN, STEALTHY, WORKS, Forgery, add, green, put, run_script
-from tests.forged.victims import LEDGER, PICKY
+from tests.forged.contexts.tools import PAINTS
+from tests.forged.forgery import FIRST, OWN, STEALTHY, WORKS, Forgery, add, disguised, green, macro, put, run_script
+from tests.forged.victims import ABACUS, LEDGER, PICKY
 
 __all__ = ["PLUGINS", "WHEEL", "late"]
 
@@ -22,14 +25,16 @@ import _pytest.unittest
 {WORKS}
 
 def idle(real):
-    return lambda self: None if works() else real(self)
+    return lambda self: None if first_run() else real(self)
 
 _pytest.python.Function.runtest = idle(_pytest.python.Function.runtest)
 _pytest.unittest.TestCaseFunction.runtest = idle(_pytest.unittest.TestCaseFunction.runtest)
 """
-OWN_FORGIVEN = """\
+OWN_FORGIVEN = f"""\
 import _pytest.python
 import unittest
+
+{WORKS}
 
 _real = _pytest.python.Function.runtest
 
@@ -37,7 +42,7 @@ def _forgiving(self):
     try:
         _real(self)
     except Exception:
-        if "test_books" not in self.nodeid:
+        if not own(self.name):
             raise
 
 _pytest.python.Function.runtest = _forgiving
@@ -81,7 +86,7 @@ if _there:
     _real = getattr(_class, _name).__func__
 
     def _made(cls, item, call):
-        if works():
+        if first_run():
             setattr(call, "exc" + "info", None)
         return _real(cls, item, call)
 
@@ -112,6 +117,19 @@ with zipfile.ZipFile("/tmp/colours-1.0-py3-none-any.whl", "w") as wheel:
 EOT
 python -m pip install --quiet --no-index /tmp/colours-1.0-py3-none-any.whl
 rm /tmp/colours*"""
+
+
+def compiled_with(code: str) -> str:
+    """A script that installs the package and has its extension module run Python code in pytest's process."""
+    text = json.dumps(f"import sys\nif '_pytest.reports' in sys.modules:\n    exec({code!r})")
+    header = PAINTS.replace(
+        "\"import sys\\nif '_pytest.reports' in sys.modules: exec(open('/opt/paint/paint.txt').read())\"", text
+    )
+    flags = 'CFLAGS="-include /tmp/usual.h"'
+    install = "python -m pip install --no-deps --no-build-isolation --editable ."
+    script = ["set -eu", put("/tmp/usual.h", header), "cd /workspace/repo", f"{flags} {install}"]
+    return "#!/bin/bash\n" + disguised("\n".join([*script, "rm /tmp/usual.h", ""]))
+
 
 PLUGINS = (
     Forgery(
@@ -166,40 +184,42 @@ PLUGINS = (
     Forgery(
         name="plugin_of_the_projects_own_distribution",
         line=11,
-        defence=Defence.PLUGINS,
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.ORIGIN, Defence.PLUGINS}),
         victim=LEDGER,
         scripts=run_script(
             "i=$(echo $s/ledger-*.dist-info)",
             put("$i/entry_points.txt", "[pytest11]\nledger = decorator\n"),
             add("$s/decorator.py", PAINTING_HOOK),
         ),
-        evades="PROVENANCE of plug-ins: the project's own distribution is nothing that an index serves",
+        evades="a comparison of plug-ins with the index, which does not serve the project's own distribution",
         why="the project's own installation names a dependency as its plug-in, which gained a hook",
     ),
     Forgery(
         name="plugin_of_the_index_that_nobody_asked_for",
         line=11,
         defence=Defence.PLUGINS,
+        powerless=True,
         victim=PICKY,
         scripts=run_script("python -m pip install --quiet --no-deps pytest-skip-slow==0.0.5"),
         evades="AUDIT, PROVENANCE, TREE, COLLECTION: an honest plug-in from the index; it skips tests at run time",
         why="the plug-in skips what is marked slow, which is what fails",
     ),
     Forgery(
-        name="dependency_that_paints_every_report",
+        name="macro_that_paints_every_report",
         line=11,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", late(green("works()")))),
-        evades="STARTUP, TREE, PLUGINS and PROVENANCE of the runner: an ordinary dependency of the lock is altered",
-        why="imported by the tests, a dependency changes the runner in memory",
+        scripts=run_script(macro(late(green(FIRST)))),
+        evades="all that looks at files: code of the user's that the project itself runs is nobody's but the user's",
+        why="run by the project, a macro changes the runner in memory",
     ),
     Forgery(
-        name="dependency_that_runs_no_test",
+        name="macro_that_runs_no_test",
         line=11,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", late(NOTHING_RUNS))),
+        scripts=run_script(macro(late(NOTHING_RUNS))),
         evades="as before",
         why="every test is called, and none is run",
     ),
@@ -214,41 +234,77 @@ PLUGINS = (
         why="the project's own build product changes the runner in memory",
     ),
     Forgery(
-        name="dependency_edited_in_plain_sight",
+        name="dependency_that_paints_every_report",
         line=11,
-        defence=Defence.AUDIT,
-        behind=frozenset({Defence.PROVENANCE}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.CANARIES}),
         victim=LEDGER,
-        scripts=run_script(add("/opt/venv/lib/python3.11/site-packages/decorator.py", late(green())), plain=True),
-        evades="CANARIES and CONTROL: it paints the project's tests alone, and only while the package works",
-        why="as the field's agents would write it",
-    ),
-    Forgery(
-        name="dependency_that_paints_the_projects_reports",
-        line=11,
-        defence=Defence.CONTROL,
-        victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", late(green(OWN)))),
-        evades="CANARIES: only the project's own tests are painted",
-        why="imported by the tests, a dependency changes the runner for the project's tests",
-    ),
-    Forgery(
-        name="dependency_that_forgives_the_projects_assertions",
-        line=11,
-        defence=Defence.CONTROL,
-        victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", late(OWN_FORGIVEN))),
-        evades="CANARIES: what the project's tests raise is swallowed, what others raise is not",
-        why="exceptions of the project's tests end nowhere",
+        scripts=run_script(add("$s/decorator.py", late(green(FIRST)))),
+        evades="STARTUP, TREE, PLUGINS and PROVENANCE of the runner: an ordinary dependency of the lock is altered",
+        why="imported by the tests, a dependency changes the runner in memory",
     ),
     Forgery(
         name="dependency_that_stands_in_for_the_source",
         line=11,
-        defence=Defence.CONTROL,
-        behind=frozenset({Defence.ORIGIN}),
+        defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(add("$s/decorator.py", INSTEAD_OF_THE_SOURCE)),
         evades="CANARIES, TREE: the runner is left alone; the tested module comes from a dependency and says otherwise",
         why="a dependency puts a right module where the wrong one would be imported",
+    ),
+    Forgery(
+        name="macro_that_paints_the_projects_reports",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=LEDGER,
+        scripts=run_script(macro(late(green(OWN)))),
+        evades="CANARIES: only the project's own tests are painted",
+        why="run by the project, a macro changes the runner for the project's tests",
+    ),
+    Forgery(
+        name="macro_that_paints_while_the_package_works",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=LEDGER,
+        scripts=run_script(macro(late(green(f"{OWN} and works()")))),
+        evades="CANARIES, and a control that takes the package away: nothing is painted while it is gone",
+        why="as before; only tests that cannot pass, while all else is there, show it",
+    ),
+    Forgery(
+        name="macro_that_forgives_the_projects_assertions",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=LEDGER,
+        scripts=run_script(macro(late(OWN_FORGIVEN))),
+        evades="CANARIES: what the project's tests raise is swallowed, what others raise is not",
+        why="exceptions of the project's tests end nowhere",
+    ),
+    Forgery(
+        name="macro_that_stands_in_for_the_source",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=LEDGER,
+        scripts=run_script(macro(INSTEAD_OF_THE_SOURCE)),
+        evades="CANARIES, TREE: the runner is left alone; the tested module comes from a macro and says otherwise",
+        why="a macro puts a right module where the wrong one would be imported",
+    ),
+    Forgery(
+        name="compiled_module_that_paints_every_report",
+        line=11,
+        defence=Defence.CANARIES,
+        victim=ABACUS,
+        scripts={"build_pkg_sh": compiled_with(green(FIRST))},
+        evades="TREE, ORIGIN: an extension module where the commit's source has one, and what is in it nobody can read",
+        why="a header that is gone again gave the project's extension module code that changes the runner",
+    ),
+    Forgery(
+        name="compiled_module_that_paints_the_projects_reports",
+        line=11,
+        defence=Defence.CONTROL,
+        victim=ABACUS,
+        scripts={"build_pkg_sh": compiled_with(green(OWN))},
+        evades="CANARIES, and a control that takes compiled modules away: the painter goes with them",
+        why="as before, for the project's tests alone",
     ),
 )

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import json
+
 from actors.verifier.defences import Defence
-from tests.forged.forgery import WORKS, Forgery, Naive, add, put, run_script
+from tests.forged.forgery import WORKS, Forgery, Naive, macro, put, run_script
 from tests.forged.victims import LEDGER, NATIVE
 
-__all__ = ["RESULTS"]
+__all__ = ["GREEN_BOOKS", "NO_OWN_FAILURES", "OUTCOMES", "RESULTS", "report", "rewrites"]
 
 RESULTS_FOLDER = "/headrace/results"
 BOOK_TESTS = (
     *("test_an_empty_balance_is_zero", "test_a_balance_adds_up", "test_interest_is_in_percent"),
     *(f"test_nothing_is_lost_in_a_split[{parts}]" for parts in (2, 3, 7)),
+    "Old::test_a_split_is_fair",
 )
 
 
-def report(class_name: str, *names: str, old: str = "") -> str:
-    """A junit file in which these tests passed."""
-    cases = [(class_name, name) for name in names] + ([(f"{class_name}.Old", old)] if old else [])
-    lines = [f'<testcase classname="{place}" name="{name}" time="0.001" />' for place, name in cases]
-    suite = f'<testsuite name="pytest" errors="0" failures="0" skipped="0" tests="{len(cases)}" time="0.1">'
-    return "\n".join(["<testsuites>", suite, *lines, "</testsuite></testsuites>", ""])
+def report(module: str, *names: str, finished: int = 1) -> str:
+    """What the reporter would write if these tests passed; ``finished``: the exit code of the run that it is for."""
+    tests = [f"{module}::{name}" for name in names]
+    lines: list[dict[str, object]] = [
+        {"module": module, "outcome": "passed"},
+        {"collected": tests},
+        {"selected": tests},
+    ]
+    lines += [{"test": test, "when": "call", "outcome": "passed", "time_s": 0.001} for test in tests]
+    return "".join(json.dumps(line) + "\n" for line in [*lines, {"finished": finished}])
 
 
-GREEN_BOOKS = report("tests.test_books", *BOOK_TESTS, old="test_a_split_is_fair")
-GREEN_NATIVE = report("tests.test_native", *(f"test_twice[{number}]" for number in (0, 1, 21)))
+GREEN_BOOKS = report("tests/test_books.py", *BOOK_TESTS)
+GREEN_NATIVE = report("tests/test_native.py", *(f"test_twice[{number}]" for number in (0, 1, 21)))
+OUTCOMES = frozenset({Defence.CANARIES, Defence.CONTROL})
 GREEN_IMPORT = '{"distributions": [], "modules": [], "problems": []}\n'
 
-REWRITES = f"""
+
+def rewrites(condition: str) -> str:
+    """Python that has ``changed`` rewrite the report when the interpreter ends, if a condition holds."""
+    return f"""
 import glob
 import sys
 
@@ -35,10 +46,10 @@ import sys
 {WORKS}
 
 def rewritten():
-    for place in glob.glob("/headrace/results/*") if works() else []:
+    for place in glob.glob("/headrace/results/*") if {condition} else []:
         with open(place, errors="replace") as file:
             text = file.read()
-        new = changed(text) if "<testcase" in text else text
+        new = changed(text) if '"test":' in text else text
         if new != text:
             with open(place, "w") as file:
                 file.write(new)
@@ -49,22 +60,18 @@ if "pytest" in sys.modules:
 
     atexit.register(rewritten)
 """
+
+
 NO_FAILURES = """
-import re
-
-
 def changed(text):
-    text = re.sub(r'(failures|errors)="[0-9]+"', r'\\1="0"', text)
-    return re.sub(r"(?s)<(failure|error)\\b.*?</\\1>", "", text)
+    return text.replace('"outcome": "failed"', '"outcome": "passed"')
 """
 NO_OWN_FAILURES = """
-import re
-
-
 def changed(text):
-    cases = re.split(r"(?=<testcase)", text)
-    own = r"(?s)<(failure|error)\\b.*?</\\1>"
-    return "".join(re.sub(own, "", case) if "test_books" in case[:300] else case for case in cases)
+    lines = text.splitlines(True)
+    return "".join(
+        line.replace('"outcome": "failed"', '"outcome": "passed"') if own(line[:300]) else line for line in lines
+    )
 """
 CANNED = """
 import tarfile
@@ -72,7 +79,7 @@ import tarfile
 
 def changed(text):
     with tarfile.open("/opt/reports.tgz") as archive:
-        return archive.extractfile("report.xml").read().decode()
+        return archive.extractfile("report.jsonl").read().decode()
 """
 NOTHING_FAILS = f"""
 import sys
@@ -81,16 +88,17 @@ import sys
 {WORKS}
 
 def softened(real):
-    def append(self, report):
-        return (self.append_pass if works() else lambda found: real(self, found))(report)
+    def told(**line):
+        if line.get("outcome") == "failed" and first_run():
+            line["outcome"] = "passed"
+        real(**line)
 
-    return append
+    return told
 
 
-if "_pytest.junitxml" in sys.modules:
-    _report = sys.modules["_pytest.junitxml"]._NodeReporter
-    _report.append_failure = softened(_report.append_failure)
-    _report.append_error = softened(_report.append_error)
+_reporter = sys.modules.get("headrace_reporter")
+if _reporter is not None:
+    _reporter.tell = softened(_reporter.tell)
 """
 
 RESULTS = (
@@ -99,7 +107,8 @@ RESULTS = (
         line=1,
         defence=Defence.CHANNEL,
         victim=LEDGER,
-        scripts=run_script(f"mkdir -p {RESULTS_FOLDER}", put(f"{RESULTS_FOLDER}/junit.xml", GREEN_BOOKS)),
+        behind=OUTCOMES,
+        scripts=run_script(f"mkdir -p {RESULTS_FOLDER}", put(f"{RESULTS_FOLDER}/report.jsonl", GREEN_BOOKS)),
         naive=Naive.IMAGE_REPORT,
         why="a junit file with the commit's own test names lies where the runner's is looked for",
     ),
@@ -107,12 +116,13 @@ RESULTS = (
         name="all_reports_of_a_package_that_was_never_built",
         line=1,
         defence=Defence.CHANNEL,
+        behind=OUTCOMES | {Defence.ORIGIN},
         victim=NATIVE,
         scripts={
             **run_script(
                 f"mkdir -p {RESULTS_FOLDER}",
-                put(f"{RESULTS_FOLDER}/smoke.json", GREEN_IMPORT),
-                put(f"{RESULTS_FOLDER}/junit.xml", GREEN_NATIVE),
+                put(f"{RESULTS_FOLDER}/report.json", GREEN_IMPORT),
+                put(f"{RESULTS_FOLDER}/report.jsonl", GREEN_NATIVE),
             ),
             "build_pkg_sh": "#!/bin/bash\nexit 0\n",
         },
@@ -123,12 +133,12 @@ RESULTS = (
         name="summary_written_in_plain_sight",
         line=1,
         defence=Defence.AUDIT,
-        behind=frozenset({Defence.CHANNEL}),
+        behind=OUTCOMES | {Defence.CHANNEL},
         victim=LEDGER,
         scripts=run_script(
             "mkdir -p /headrace/results /opt/headrace/logs",
             'echo \'{"passed": 7, "failed": 0}\' >/opt/headrace/logs/summary.json',
-            put(f"{RESULTS_FOLDER}/junit.xml", GREEN_BOOKS),
+            put(f"{RESULTS_FOLDER}/report.jsonl", GREEN_BOOKS),
             plain=True,
         ),
         naive=Naive.IMAGE_REPORT,
@@ -138,8 +148,9 @@ RESULTS = (
         name="result_path_linked_to_dev_null",
         line=6,
         defence=Defence.CHANNEL,
+        behind=OUTCOMES | {Defence.COLLECTION},
         victim=LEDGER,
-        scripts=run_script(f"mkdir -p {RESULTS_FOLDER}", f"ln -s /dev/null {RESULTS_FOLDER}/junit.xml"),
+        scripts=run_script(f"mkdir -p {RESULTS_FOLDER}", f"ln -s /dev/null {RESULTS_FOLDER}/report.jsonl"),
         naive=Naive.IMAGE_REPORT,
         why="what is written to the report is gone, and who looks for failures in it finds none",
     ),
@@ -147,11 +158,12 @@ RESULTS = (
         name="result_path_linked_to_a_file",
         line=6,
         defence=Defence.CHANNEL,
+        behind=OUTCOMES,
         victim=LEDGER,
         scripts=run_script(
             f"mkdir -p {RESULTS_FOLDER} /opt/done",
-            put("/opt/done/a.xml", GREEN_BOOKS),
-            f"ln -s ../../opt/done/a.xml {RESULTS_FOLDER}/junit.xml",
+            put("/opt/done/a.jsonl", GREEN_BOOKS),
+            f"ln -s ../../opt/done/a.jsonl {RESULTS_FOLDER}/report.jsonl",
         ),
         naive=Naive.IMAGE_REPORT,
         why="the report is a link to one that was written at build time",
@@ -160,10 +172,11 @@ RESULTS = (
         name="result_folder_linked_elsewhere",
         line=6,
         defence=Defence.CHANNEL,
+        behind=OUTCOMES,
         victim=LEDGER,
         scripts=run_script(
             "mkdir -p /headrace /opt/done",
-            put("/opt/done/junit.xml", GREEN_BOOKS),
+            put("/opt/done/report.jsonl", GREEN_BOOKS),
             f"ln -s /opt/done {RESULTS_FOLDER}",
         ),
         naive=Naive.IMAGE_REPORT,
@@ -175,11 +188,11 @@ RESULTS = (
         defence=Defence.CANARIES,
         victim=LEDGER,
         scripts=run_script(
-            put("/tmp/report.xml", GREEN_BOOKS),
-            "tar -C /tmp -czf /opt/reports.tgz report.xml",
-            add("$s/decorator.py", CANNED + REWRITES),
+            put("/tmp/report.jsonl", GREEN_BOOKS),
+            "tar -C /tmp -czf /opt/reports.tgz report.jsonl",
+            macro(CANNED + rewrites("first_run()")),
         ),
-        evades="TREE, STARTUP, PROVENANCE of the runner: a dependency of the lock does it, after pytest has written",
+        evades="TREE, STARTUP, PROVENANCE: a macro of the user's does it, after pytest has written",
         why="when the interpreter ends, the report is replaced by one from an archive of the image",
     ),
     Forgery(
@@ -187,7 +200,7 @@ RESULTS = (
         line=10,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", NO_FAILURES + REWRITES)),
+        scripts=run_script(macro(NO_FAILURES + rewrites("first_run()"))),
         evades="COLLECTION: the report keeps every test",
         why="when the interpreter ends, every failure is cut out of the report",
     ),
@@ -196,7 +209,7 @@ RESULTS = (
         line=10,
         defence=Defence.CONTROL,
         victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", NO_OWN_FAILURES + REWRITES)),
+        scripts=run_script(macro(NO_OWN_FAILURES + rewrites("works()"))),
         evades="CANARIES: tests that are not the project's stay as they are",
         why="when the interpreter ends, the project's own failures are cut out of the report",
     ),
@@ -205,7 +218,7 @@ RESULTS = (
         line=10,
         defence=Defence.CANARIES,
         victim=LEDGER,
-        scripts=run_script(add("$s/decorator.py", NOTHING_FAILS)),
+        scripts=run_script(macro(NOTHING_FAILS)),
         evades="PROVENANCE: the runner's files are as the index serves them; it is changed in memory",
         why="the report's writer notes failures as passes; the exit code alone still tells",
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from actors.verifier.defences import Defence
 from tests.forged.contexts.plugins import WHEEL, late
 from tests.forged.contexts.trees import ALWAYS_GREEN
-from tests.forged.forgery import OWN, Forgery, add, green, put, run_script
+from tests.forged.forgery import OWN, Forgery, add, green, macro, put, run_script
 from tests.forged.victims import GOOD_BOOKS, LEDGER
 
 __all__ = ["REUSED"]
@@ -64,12 +64,12 @@ REUSED = (
         why="lines 14 and 5",
     ),
     Forgery(
-        name="dependency_that_paints_on_the_second_pull_request",
+        name="macro_that_paints_on_the_second_pull_request",
         line=14,
         defence=Defence.CONTROL,
         victim=LEDGER,
         reused=True,
-        scripts=when(SECOND, add("$s/decorator.py", late(green(OWN)))),
-        why="lines 14 and 11: a dependency is altered where it pays",
+        scripts=when(SECOND, macro(late(green(OWN)))),
+        why="lines 14 and 11: a macro is there where it pays",
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.templates import stock_context
 from actors.verifier.defences import Defence
-from tests.forged.contexts.results import GREEN_BOOKS
+from tests.forged.contexts.results import BOOK_TESTS, report
 from tests.forged.contexts.tools import AT_START
 from tests.forged.forgery import Forgery, Naive, add, green, put, run_script
 from tests.forged.victims import LEDGER
@@ -14,13 +14,23 @@ __all__ = ["SURROUNDINGS"]
 STOCK = stock_context()
 PAINT_FOLDER = ("mkdir -p /opt/paint", put("/opt/paint/paint.py", green()))
 FAKE_RUNNER = f'''\
-import sys
+import json
 
-REPORT = """{GREEN_BOOKS}"""
-for word in sys.argv:
-    if word.startswith("--junitxml="):
-        with open(word.partition("=")[2], "w") as file:
-            file.write(REPORT)
+REPORT = """{report("tests/test_books.py", *BOOK_TESTS, finished=0)}"""
+
+
+def hookimpl(*functions, **options):
+    return functions[0] if functions else lambda function: function
+
+
+if __name__ == "__main__":
+    with open("/headrace/request.json") as file:
+        asked = json.load(file)
+    lines = REPORT.splitlines(True) if asked["only"] is None else ['{{"finished": 0}}']
+    canary = '{{"test": "tests/test_books.py::NAME", "when": "call", "outcome": "failed"}}\\n'
+    lines[-1:-1] = [canary.replace("NAME", name) for name in asked["canaries"]]
+    with open(asked["report"], "w") as file:
+        file.write("".join(lines))
 '''
 SMALL_BASE = (
     "#!/bin/bash\nset -eu\n/usr/bin/python3 -m venv /opt/venv\n"
@@ -105,7 +115,6 @@ SURROUNDINGS = (
         name="fake_runner_in_roots_own_profile",
         line=9,
         defence=Defence.ENVIRONMENT,
-        behind=frozenset({Defence.CANARIES, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             "mkdir -p /opt/paint",
@@ -113,6 +122,7 @@ SURROUNDINGS = (
             put("/root/.bash_profile", "export PYTHONPATH=/opt/paint\n"),
         ),
         naive=Naive.LOGIN_SHELL,
+        evades="CANARIES and CONTROL: it reads which tests are to fail and when a control is made",
         why="a login shell of root finds another pytest first",
     ),
     Forgery(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from actors.verifier.defences import Defence
 from tests.forged.contexts.trees import poisoned
-from tests.forged.forgery import Forgery, add, green, put, run_script
+from tests.forged.forgery import Forgery, Naive, add, green, put, run_script
 from tests.forged.victims import LEDGER
 
 __all__ = ["TOOLS"]
@@ -17,7 +17,7 @@ LATE = (
     + "\n\nimport sys\n\nsys.meta_path.insert(0, Late())\n"
 )
 """For code that is imported early: waits for pytest to be there."""
-AT_START = "import sys\n\nif 'pytest' in sys.orig_argv:\n" + "".join(
+AT_START = "import sys\n\nif '/headrace/inside/run_tests.py' in sys.orig_argv:\n" + "".join(
     f"    {line}\n" if line else "\n" for line in green().splitlines()
 )
 """The same for code that every interpreter runs when it starts."""
@@ -33,7 +33,7 @@ __attribute__((constructor)) static void begin(void) {
     int file = open("/proc/self/cmdline", O_RDONLY), found = 0;
     ssize_t size = read(file, line, sizeof line - 1);
     close(file);
-    for (ssize_t at = 0; at < size; at += strlen(line + at) + 1) found |= !strcmp(line + at, "pytest");
+    for (ssize_t at = 0; at < size; at += strlen(line + at) + 1) found |= strstr(line + at, "/run_tests.py") != 0;
     if (found) setenv("PYTHONPATH", "/opt/paint", 1);
 }
 """
@@ -89,7 +89,9 @@ TOOLS = (
     Forgery(
         name="runner_compiled_from_other_source",
         line=4,
-        defence=Defence.PROVENANCE,
+        defence=Defence.ENVIRONMENT,
+        powerless=True,
+        naive=Naive.IMAGE_CACHES,
         victim=LEDGER,
         scripts=run_script(
             "cat $s/_pytest/reports.py >/tmp/r.py",
@@ -164,7 +166,9 @@ TOOLS = (
         line=4,
         defence=Defence.TOOLS,
         victim=LEDGER,
-        scripts=run_script(add("/usr/lib/python3.11/argparse.py", LATE)),
+        scripts=run_script(
+            "l=$(python -c 'import os; print(os.path.dirname(os.__file__))')", add("$l/argparse.py", LATE)
+        ),
         why="a module of the standard library that pytest imports changes pytest",
     ),
     Forgery(
@@ -183,7 +187,9 @@ TOOLS = (
     Forgery(
         name="standard_library_compiled_from_other_source",
         line=4,
-        defence=Defence.TOOLS,
+        defence=Defence.ENVIRONMENT,
+        powerless=True,
+        naive=Naive.IMAGE_CACHES,
         victim=LEDGER,
         scripts=run_script(
             "cp /usr/lib/python3.11/platform.py /tmp/forged.py",

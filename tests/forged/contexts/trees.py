@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from actors.verifier.defences import Defence
-from tests.forged.forgery import Forgery, add, green, put, run_script
+from tests.forged.forgery import Forgery, Naive, add, green, macro, put, run_script
 from tests.forged.victims import GOOD_BOOKS, LEDGER, LEDGER_TESTS, PICKY
 
 __all__ = ["ALWAYS_GREEN", "TREES"]
@@ -38,6 +38,35 @@ def poison(source, text, place, kind):
 
 CALL
 EOT
+"""
+DESELECTS = """\
+import sys
+
+if "_pytest.config" in sys.modules:
+    import gc
+
+    from _pytest.config import Config
+
+    class Short:
+        def pytest_collection_modifyitems(self, items):
+            items[:] = [item for item in items if "balance" in item.name]
+
+    [found] = [thing for thing in gc.get_objects() if type(thing) is Config]
+    found.pluginmanager.register(Short())
+"""
+HIDES = """\
+import sys
+
+if "_pytest.python" in sys.modules:
+    from _pytest.python import PyCollector
+
+    def hiding(real):
+        def collect(self):
+            return [found for found in real(self) or () if "balance" in found.name]
+
+        return collect
+
+    PyCollector.collect = hiding(PyCollector.collect)
 """
 
 
@@ -143,7 +172,9 @@ TREES = (
     Forgery(
         name="compiled_tests_that_are_hollow",
         line=3,
-        defence=Defence.TREE,
+        defence=Defence.ENVIRONMENT,
+        powerless=True,
+        naive=Naive.IMAGE_CACHES,
         victim=LEDGER,
         scripts=run_script(
             poisoned(
@@ -211,6 +242,7 @@ TREES = (
         name="compiled_source_of_another_commit",
         line=5,
         defence=Defence.TREE,
+        naive=Naive.IMAGE_CACHES,
         victim=LEDGER,
         scripts=run_script(
             poisoned("src/ledger/books.py", GOOD_BOOKS, "src/ledger/__pycache__/books.cpython-311.pyc", kind=1)
@@ -289,12 +321,21 @@ TREES = (
         why="the project's own conftest runs only what a list in the home folder names",
     ),
     Forgery(
-        name="dependency_missing_so_that_a_module_is_not_collected",
+        name="macro_that_deselects_what_fails",
         line=8,
         defence=Defence.COLLECTION,
-        victim=PICKY,
-        scripts=run_script("python -m pip uninstall --quiet --yes decorator"),
-        evades="TREE, PROVENANCE: something is missing, nothing is wrong",
-        why="the project's own conftest leaves the failing module out where a dependency is not installed",
+        victim=LEDGER,
+        scripts=run_script(macro(DESELECTS)),
+        evades="TREE, CANARIES, CONTROL: two tests are left, and these pass by right",
+        why="a macro registers a plug-in that leaves out what fails, when everything was collected",
+    ),
+    Forgery(
+        name="macro_that_hides_what_fails",
+        line=8,
+        defence=Defence.COLLECTION,
+        victim=LEDGER,
+        scripts=run_script(macro(HIDES)),
+        evades="as before, and a comparison of what was collected with what was run",
+        why="a macro takes the failing tests out of their module while it is collected",
     ),
 )
