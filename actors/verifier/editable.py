@@ -215,7 +215,13 @@ def is_starter(text: str) -> bool:
             return False
     except (SyntaxError, ValueError):
         return False
-    return ast.unparse(tree) in STARTERS and all(_is_modest(value) for value in _strings(values))
+    commands = _strings([value for value in values if isinstance(value, list)])
+    others = _strings([value for value in values if not isinstance(value, list)])
+    return (
+        ast.unparse(tree) in STARTERS
+        and all(_is_modest(value) for value in commands)
+        and all(_is_modest(value) or _is_installed(value) for value in others)
+    )
 
 
 def _is_modest(value: str) -> bool:
@@ -223,6 +229,11 @@ def _is_modest(value: str) -> bool:
         return in_checkout(value) or basename(value) in {"ninja", "cmake"}
     top = value.partition(".")[0]
     return top not in RUNNER_MODULES and top not in STARTUP_MODULES and top not in sys.stdlib_module_names
+
+
+def _is_installed(value: str) -> bool:
+    """Whether a string is a path in site-packages, relative to it; ORIGIN judges what is there."""
+    return "/" in value and not value.startswith("/") and ".." not in value.split("/")
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -21,7 +21,7 @@ from actors.verifier.generated import is_literal, reaches
 from actors.verifier.ignored import ignored_by
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
 from actors.verifier.inside.smoke import BESIDES, module_names
-from actors.verifier.site_packages import LOADER, Installed, SitePackages
+from actors.verifier.site_packages import Installed, SitePackages
 from actors.verifier.tree import CHECKOUT
 from actors.verifier.untracked import Untracked
 from events.work import FailureClass
@@ -33,6 +33,7 @@ MAX_DEPTH = 3
 COMMON_NAME = 50
 """Of a name that more files than this have, only whole paths are compared."""
 VERSION_LINE = re.compile(rb"""__version__\s*(:\s*str\s*)?=\s*(['"])[^'"\\]*\2\s*""")
+COMPILED = (".so", ".pyd")
 COPIED = re.compile(r"[^/]+\.(dist-info|egg-info|data)/.*|(.*/)?__pycache__/.*|__editable__.*")
 
 
@@ -122,19 +123,14 @@ class _Origin:
             twins = [other for other in self._others if canonical(other.name) == canonical(dist.name)]
             if twins:
                 self._refuse(f"{dist.name} is installed twice: also as {twins[0].metadata}", FailureClass.RECIPE)
-            recorded = [p for p in dist.files if not self._is_installers(dist, p.removeprefix(f"{dist.site}/"))]
+            loaders = self._site.loaders(dist) if dist.editable else []
+            recorded = [p for p in dist.files if p not in loaders and not COPIED.fullmatch(p[len(dist.site) + 1 :])]
             if code := self._chosen(module_names([p.removeprefix(f"{dist.site}/") for p in recorded]), dist):
                 self._regular(dist, code, recorded)
             if dist.editable:
-                self._editable(dist)
+                self._editable(dist, judged=recorded if code else [])
         for name in sorted({canonical(dist.name) for dist in self.own} - self._importable):
             self._refuse(f"{name} installs no module that can be imported", FailureClass.RECIPE)
-
-    @staticmethod
-    def _is_installers(dist: Installed, path: str) -> bool:
-        """Whether an installer wrote a file of site-packages: metadata, or the loader of an editable installation,
-        which is start-up code and judged as such."""
-        return COPIED.fullmatch(path) is not None or (dist.editable and LOADER.fullmatch(path) is not None)
 
     def _refuse(self, message: str, whose: FailureClass = FailureClass.TAMPER) -> None:
         finding = Finding(defence=Defence.ORIGIN, message=message, failure_class=whose)
@@ -159,11 +155,14 @@ class _Origin:
 
     # Editable installations
 
-    def _editable(self, dist: Installed) -> None:
-        places, named = self._site.mappings(dist)
-        names = set(named)
-        for name, target in places.items():
+    def _editable(self, dist: Installed, *, judged: Collection[str]) -> None:
+        """``judged``: the files that it has beside the checkout, which are judged as those of a regular one."""
+        mapped = self._site.mappings(dist)
+        names = set(mapped.names)
+        for name, target in mapped.places.items():
             names.add(name)
+            if target in judged:
+                continue
             module = posixpath.relpath(f"{target}.py", CHECKOUT)
             place = f"{target}.py" if module in self._tree.files and self._files.entry(target) is None else target
             if self._leads_home(dist, name, place):
@@ -177,8 +176,9 @@ class _Origin:
                 for name in self._chosen(told or found, dist):
                     names.add(name)
                     self._add(dist, name, self._code_of(folder, name))
-        for name in named:
-            self._add(dist, name, self._found_by_name(name))
+        built = {p: p for p in self._checkout if p.endswith(COMPILED) and any(below(p, b) for b in mapped.builds)}
+        for name in mapped.names:
+            self._add(dist, name, self._found_by_name(name) | built)
         for name in sorted(names):
             self._shadows(name)
 
@@ -328,9 +328,10 @@ class _Origin:
         return {path: path for path in self._checkout if self._is_code_of(path, place)}
 
     def _found_by_name(self, name: str) -> dict[str, str]:
-        """Code of a module that a loader names without a place, wherever the commit has its folder."""
+        """Code of a module that a loader names without a place, wherever the commit has its folder or file."""
         tail = f"/{name.replace('.', '/')}"
         places = sorted((f for f in self._tree.folders if f"/{f}".endswith(tail)), key=len)
+        places += sorted((f for f in self._tree.files if f"/{f}".endswith(f"{tail}.py")), key=len)
         return self._code_at(self._at(places[0])) if places else {}
 
     @staticmethod

@@ -6,7 +6,6 @@ The outside half of ``inside/smoke.py``: both understand the same installations 
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
 import json
@@ -20,13 +19,13 @@ import msgspec
 
 from actors.verifier.declared import below, canonical
 from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
+from actors.verifier.inside.smoke import is_path_file, loaders_of, read_loader
 
-__all__ = ["LOADER", "Installed", "SitePackages"]
+__all__ = ["Installed", "Mappings", "SitePackages"]
 
 LIBRARIES = "opt/venv/lib"
 SITE = re.compile(rf"{LIBRARIES}/python3\.\d+t?/site-packages")
 MAX_METADATA_BYTES = 16 * 1024 * 1024
-LOADER = re.compile(r"(__editable__|_editable_impl_|_)\w*(finder|editable|loader|impl)\w*\.py|_editable_impl_\w+\.py")
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +44,15 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     top_level: tuple[str, ...]
     entry_points: str
+
+
+class Mappings(msgspec.Struct, frozen=True, kw_only=True):
+    """Files and folders by the module that a loader finds there, modules of which it tells no place, and folders that
+    it has compiled modules built in. Paths are the image's."""
+
+    places: dict[str, str]
+    names: set[str]
+    builds: set[str]
 
 
 class SitePackages:
@@ -99,16 +107,22 @@ class SitePackages:
         except (FileNotFoundError, FileTooLarge):
             return ""
 
-    def mappings(self, dist: Installed) -> tuple[dict[str, str], set[str]]:
-        """What the loaders of an editable installation map: modules to places, and further names without a place."""
-        places: dict[str, str] = {}
-        names: set[str] = set()
-        for path in dist.files:
-            if posixpath.dirname(path) == dist.site and LOADER.fullmatch(posixpath.basename(path)):
-                mapped, named = _loader(self.text(path))
-                places |= {name: posixpath.normpath(place).lstrip("/") for name, place in mapped.items()}
-                names |= named
-        return places, names
+    def loaders(self, dist: Installed) -> list[str]:
+        """Start-up modules by which an editable installation is found; STARTUP judges what they do."""
+        inner = {path.removeprefix(f"{dist.site}/"): path for path in dist.files}
+        texts = {name: self.text(path) if is_path_file(name) else "" for name, path in inner.items()}
+        return [inner[name] for name in loaders_of(texts)]
+
+    def mappings(self, dist: Installed) -> Mappings:
+        """What the loaders of an editable installation say that they find."""
+        found = Mappings(places={}, names=set(), builds=set())
+        for path in self.loaders(dist):
+            places, names, builds = read_loader(self.text(path))
+            for name, place in places.items():
+                found.places[name] = posixpath.normpath(posixpath.join("/", dist.site, place)).lstrip("/")
+            found.names.update(names)
+            found.builds.update(posixpath.normpath(build).lstrip("/") for build in builds)
+        return found
 
     def _in_place(self, folder: str, *, site: str, only: str | None) -> Iterator[Installed]:
         """Distributions whose metadata lie in a folder of the checkout."""
@@ -161,35 +175,3 @@ def _recorded(text: str, site: str) -> Iterator[str]:
                 yield path
     except csv.Error:
         return
-
-
-def _loader(source: str) -> tuple[dict[str, str], set[str]]:
-    """What an import hook of an editable installation says in plain data: ``MAPPING``, or arguments of ``install``."""
-    places: dict[str, str] = {}
-    names: set[str] = set()
-    try:
-        module = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return places, names
-    for node in ast.walk(module):
-        value: ast.expr | None = None
-        match node:
-            case ast.AnnAssign(target=ast.Name(id="MAPPING"), value=value):
-                pass
-            case ast.Assign(targets=[ast.Name(id="MAPPING")], value=value):
-                pass
-            case ast.Call(func=ast.Name(id="install"), args=[value, *_]):
-                pass
-            case ast.Call(func=ast.Attribute(attr="map_module"), args=[ast.Constant(value=str(key)), value]):
-                value = ast.Dict(keys=[ast.Constant(key)], values=[value])
-            case _:
-                continue
-        try:
-            told: object = ast.literal_eval(value) if value is not None else None
-        except (ValueError, TypeError, RecursionError):
-            continue
-        if isinstance(told, dict):
-            places |= {str(key): str(place) for key, place in told.items() if isinstance(place, str)}
-        elif isinstance(told, set | list | tuple):
-            names |= {str(name) for name in told}
-    return places, names

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from actors.verifier.junit import parse_junit
 
 from actors.verifier.control import OwnFile, choose, hidden_files, is_test_file, judge, take_away
 from actors.verifier.defences import Defence
@@ -152,7 +152,8 @@ def run(folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
-    return {outcome.test.rpartition("::")[2]: outcome.outcome for outcome in parse_junit(report.read_bytes())}
+    cases = ElementTree.parse(report).iter("testcase")  # noqa: S314 - pytest wrote it a moment ago
+    return {case.attrib["name"]: case[0].tag if len(case) else "passed" for case in cases}
 
 
 def test_a_package_stays_importable_and_every_function_of_it_fails(tmp_path: Path) -> None:

@@ -55,8 +55,9 @@ def begin(request_file: str, request: dict[str, Any]) -> None:
 def pytest_configure(config: Any) -> None:
     worker = getattr(config, "workerinput", None)
     if worker is not None and REQUEST in os.environ:
-        place = os.environ.pop(REQUEST)
+        place = os.environ[REQUEST]
         begin(place, json.loads(Path(place).read_text(encoding="utf-8")))
+        del os.environ[REQUEST]
         _state.is_worker, _state.tells_of_collection = True, worker["workerid"] == "gw0"
 
 
@@ -87,8 +88,18 @@ def pytest_collectreport(report: Any) -> None:
         tell(module=report.nodeid, outcome=report.outcome, message="" if report.passed else message_of(report))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish(session: Any) -> None:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection_finish(session: Any) -> Any:
+    """After all others; but before them in a worker, whose tests pytest-xdist numbers here."""
+    if _state.is_worker:
+        settle(session)
+    yield
+    if not _state.is_worker:
+        settle(session)
+
+
+def settle(session: Any) -> None:
+    """Leaves out what is not to run, tells what is, and adds the canaries."""
     if _state.only is not None:
         session.items[:] = [item for item in session.items if item.nodeid in _state.only]
     if _state.tells_of_collection:

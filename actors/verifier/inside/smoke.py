@@ -30,6 +30,8 @@ BESIDES = frozenset(
 """Names that lie beside a package in many repositories. They are not what the package is imported by."""
 SITE_FOLDERS = frozenset(path for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
 MODULE_SUFFIXES = (".py", ".so", ".pyd")
+LOADER = re.compile(r"(__editable__|_)\w*(finder|editable|loader|impl)\w*\.py")
+STARTED = re.compile(r"^import[ \t]+(\w+)", re.MULTILINE)
 DECLARED_NAME = re.compile(r"""(?:^|[\s(,])['"]?[Nn]ame['"]?\s*[=:]\s*['"]?([A-Za-z0-9][A-Za-z0-9._-]*)""")
 
 
@@ -118,20 +120,78 @@ def files_below(folder: str) -> list[str]:
     return found
 
 
-def editable_names(dist: metadata.Distribution, own: list[str]) -> list[str]:
-    """Names that an editable installation maps to source folders, by a finder module or by path files."""
+def loaders_of(files: dict[str, str]) -> list[str]:
+    """Of a distribution's files, the modules that its path files start so that an editable installation is found.
+
+    ``files`` has the texts of its path files by path from site-packages; of other files the text does not matter.
+    """
+    started = {name for file, text in files.items() if is_path_file(file) for name in STARTED.findall(text)}
+    return [file for file in files if LOADER.fullmatch(file) and file[: -len(".py")] in started]
+
+
+def is_path_file(file: str) -> bool:
+    """Whether the interpreter works through a file of site-packages when it starts."""
+    return file.endswith(".pth") and "/" not in file
+
+
+def read_loader(source: str) -> tuple[dict[str, str], list[str], list[str]]:
+    """What a loader of an editable installation says in plain data: files or folders by module, modules that it finds
+    by itself, and folders that it has compiled modules built in. Relative paths are below site-packages.
+
+    Understands ``MAPPING`` of setuptools, ``map_module`` of the editables library, and the call at the end of what
+    meson-python (names, folder) and scikit-build-core (files by name, twice, and a folder) write.
+    """
+    places: dict[str, str] = {}
     names: list[str] = []
-    for file in own:
-        place = str(dist.locate_file(file))
-        if re.fullmatch(r"__editable__\w*_finder\.py", file):
-            for line in Path(place).read_text(encoding="utf-8").splitlines():
-                if line.startswith("MAPPING"):
-                    names += sorted(ast.literal_eval(line.split("=", 1)[1].strip()))
-        elif file.endswith(".pth") and "/" not in file:
-            for line in Path(place).read_text(encoding="utf-8").splitlines():
-                if line.strip() and Path(line.strip()).is_dir():
-                    names += module_names(files_below(line.strip()))
-    return names
+    folders: list[str] = []
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError):
+        return places, names, folders
+    for told in (value for node in nodes for value in plain_values(node)):
+        if isinstance(told, dict):
+            places.update({str(key): str(place) for key, place in told.items()})
+        elif isinstance(told, (set, list, tuple)):
+            names += sorted(map(str, told))
+        elif str(told).startswith("/"):
+            folders.append(str(told))
+    return places, names, folders
+
+
+def plain_values(node: ast.AST) -> list[object]:
+    """The literals in a statement or call by which a loader is told what it has to find."""
+    values: list[ast.expr] = []
+    if isinstance(node, ast.Call):
+        called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if called in ("install", "MesonpyMetaFinder"):
+            values = node.args[:3]
+        elif called == "map_module" and len(node.args) == 2:
+            values = [ast.Dict(keys=[node.args[0]], values=[node.args[1]])]
+    elif isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if [getattr(target, "id", "") for target in targets] == ["MAPPING"]:
+            values = [node.value]
+    found: list[object] = []
+    for value in values:
+        try:
+            found.append(ast.literal_eval(value))
+        except (ValueError, TypeError, RecursionError):
+            continue
+    return found
+
+
+def path_file_names(files: dict[str, str]) -> list[str]:
+    """Names in the folders that a distribution's path files add to the path."""
+    lines = [line.strip() for file, text in files.items() if is_path_file(file) for line in text.splitlines()]
+    return [name for line in lines if line and Path(line).is_dir() for name in module_names(files_below(line))]
+
+
+def text_of(dist: metadata.Distribution, file: str) -> str:
+    """The text of one of a distribution's files; empty when it is not there."""
+    try:
+        return Path(str(dist.locate_file(file))).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def modules_of(dist: metadata.Distribution) -> list[str]:
@@ -140,10 +200,16 @@ def modules_of(dist: metadata.Distribution) -> list[str]:
     The files of a ``setup.py develop`` installation are its sources, ``src/`` and all, and say nothing about names.
     """
     own = [file.as_posix() for file in dist.files or []] if dist.read_text("RECORD") is not None else []
+    texts = {file: text_of(dist, file) if is_path_file(file) else "" for file in own}
+    loaders = loaders_of(texts)
     plain = [f for f in own if not f.startswith(("../", "/", "__editable__")) and "/__pycache__/" not in f"/{f}"]
-    names = module_names([f for f in plain if not re.match(r"[^/]+\.(dist-info|egg-info|data)/", f)])
+    plain = [f for f in plain if f not in loaders and not re.match(r"[^/]+\.(dist-info|egg-info|data)/", f)]
+    names = module_names(plain)
+    for loader in loaders:
+        places, named, _ = read_loader(text_of(dist, loader))
+        names += [*sorted(places), *named]
     if not names:
-        names = editable_names(dist, own)
+        names = path_file_names(texts)
     if not names:
         place = str(dist.locate_file(""))
         names = (dist.read_text("top_level.txt") or "").split()

@@ -250,20 +250,24 @@ def test_a_path_entry():
 FEW = """\
 import pytest
 
+from acme import double
+
 
 @pytest.mark.parametrize("number", range(24))
 def test_most(number):
-    assert number not in (7, 21)
+    assert double(number) not in (14, 42)
 """
 FLAKY = """\
 import os
 
 import pytest
 
+from acme import double
+
 
 @pytest.mark.parametrize("number", range(40))
 def test_now_and_then(number):
-    assert os.urandom(1)[0] >= 51
+    assert os.urandom(1)[0] > double(25)
 """
 AGAIN = "for run in 1 2 3 4 5 6 7 8; do python -m pytest --last-failed && exit; done; exit 1"
 

@@ -37,6 +37,16 @@ def test_double():
 def test_more(number):
     assert double(number) > number
 """
+MOST = """\
+import pytest
+
+from acme import double
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_most(number):
+    assert double(number) != 14
+"""
 WARNING = """\
 import warnings
 
@@ -161,7 +171,7 @@ CONFIGURATION = [
         TestCounts(passed=3),
         requirements=SETUPTOOLS,
     ),
-    Layout(
+    Layout(  # what fails is run again, by workers too
         "xdist",
         {
             "pyproject.toml": pyproject(tables='[tool.pytest.ini_options]\naddopts = "-n 2 --dist loadfile"\n'),
@@ -169,9 +179,10 @@ CONFIGURATION = [
             "tests/test_workers.py": (
                 "import os\n\n\ndef test_a_worker():\n    assert os.environ['PYTEST_XDIST_WORKER'].startswith('gw')\n"
             ),
+            "tests/test_most.py": MOST,
             **SRC,
         },
-        TestCounts(passed=4),
+        TestCounts(passed=23, failed=1),
         requirements=PLUGINS,
     ),
     Layout(  # its wheels bring a path file with code; runs leave .coverage and coverage.xml in the checkout

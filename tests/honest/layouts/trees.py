@@ -31,6 +31,16 @@ def test_untouched():
 def test_ident():
     assert (HERE / "ident.txt").read_text().startswith("$Id: ")
 """
+ALWAYS = """\
+import pytest
+
+import acme
+
+
+@pytest.fixture(autouse=True)
+def doubled():
+    return acme.double(1)
+"""
 ODD_NAMES = ("größe.txt", "数.txt", "with space.txt", "quote'\"$.txt", "-dash", "new\nline")
 NAMES = """\
 import os
@@ -164,6 +174,7 @@ TREES = [
                 "tests/*.txt text eol=crlf\n*.dat -text\ntests/ident.txt ident -text\n"
                 "tests/test_converted.py text eol=crlf\n"
             ),
+            "tests/conftest.py": ALWAYS,
             "tests/windows.txt": b"one\r\ntwo\r\n",
             "tests/binary.dat": b"\x00\r\n\xff\n",
             "tests/ident.txt": "$Id$\n",
