@@ -66,11 +66,9 @@ def is_of_parent(item: Distribution, files: ImageFiles) -> bool:
 
 
 def of_parent(item: Distribution, files: ImageFiles) -> list[str]:
-    """What is wrong with a distribution of the parent's: code of it that was changed."""
+    """The code of a distribution of the parent's that was changed, by path."""
     own = {path for path in item.record or () if path.endswith(CODE)}
-    return [
-        f"/{path} is not what the parent image has" for path in files.changed() if path in own and not _cached(path)
-    ]
+    return [path for path in files.changed() if path in own and not _cached(path)]
 
 
 def of_source(

@@ -145,7 +145,8 @@ class _Provenance:
     def _other(self, item: Distribution) -> list[str]:
         """What is wrong with a distribution that is neither the runner's nor a plug-in."""
         if is_of_parent(item, self._files):
-            return of_parent(item, self._files)
+            changed = [path for path in of_parent(item, self._files) if not self._is_of_another(path, item)]
+            return [f"/{path} is not what the parent image has" for path in changed]
         release = self._release(item)
         if release is None:
             return [NOT_ON_INDEX]
@@ -233,7 +234,11 @@ class _Provenance:
         if entry_points not in expected and self._files.entry(entry_points) is not None:
             problems.append(f"/{entry_points} is not part of it")
         tops = self._tops(expected)
-        strangers = (path for path in self._strangers(expected, tops) if not self._is_of_another(path, item))
+        strangers = (
+            path
+            for path in self._strangers(expected, tops)
+            if self._is_new(path) and not self._is_of_another(path, item)
+        )
         return _Compared([*problems, *(f"/{path} is not part of it" for path in strangers)], tops)
 
     def _tops(self, paths: Iterable[str]) -> set[str]:
@@ -263,6 +268,10 @@ class _Provenance:
                 yield from (path for path in inside if not (cache and path.endswith(".pyc")))
             elif owned and entry.path not in expected and (entry.kind != "file" or entry.path.endswith(CODE)):
                 yield entry.path
+
+    def _is_new(self, path: str) -> bool:
+        """Whether the parent image has not the same there, or below."""
+        return any(changed == path or changed.startswith(f"{path}/") for changed in self._files.changed())
 
     def _is_of_another(self, path: str, item: Distribution) -> bool:
         """Whether another distribution claims this file, or all of this folder, and its release has it so."""
