@@ -57,12 +57,12 @@ def naive_means(naive: Naive | None, engine: Engine, *, image: str, labels: Mapp
 
 
 class EmptyIsGreen(MountedFiles):
-    """A report without a line says that nothing failed."""
+    """A report without an outcome says that nothing failed."""
 
     def collect(self, engine: Engine, container: str) -> None:
         """See ``Channel``."""
         for path in self._results.values():
-            if not path.stat().st_size:
+            if not path.stat().st_size or (path.suffix == ".jsonl" and b'"test":' not in path.read_bytes()):
                 path.write_bytes(_green(path, _exit_code(engine, container)))
 
 

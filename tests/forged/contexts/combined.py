@@ -60,7 +60,7 @@ COMBINED = (
         name="stub_and_a_plugin_for_the_rest",
         line=12,
         defence=Defence.PROVENANCE,
-        behind=frozenset({Defence.ORIGIN, Defence.PLUGINS, Defence.CONTROL}),
+        behind=frozenset({Defence.ORIGIN, Defence.PLUGINS, Defence.CANARIES, Defence.CONTROL}),
         victim=NATIVE,
         scripts={
             "build_pkg_sh": "#!/bin/bash\n"

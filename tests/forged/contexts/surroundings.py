@@ -6,7 +6,7 @@ from actors.templates import stock_context
 from actors.verifier.defences import Defence
 from tests.forged.contexts.results import BOOK_TESTS, report
 from tests.forged.contexts.tools import AT_START
-from tests.forged.forgery import Forgery, Naive, add, green, put, run_script
+from tests.forged.forgery import Forgery, Naive, add, disguised, green, put, run_script
 from tests.forged.victims import LEDGER
 
 __all__ = ["SURROUNDINGS"]
@@ -49,7 +49,7 @@ SURROUNDINGS = (
         name="options_in_the_images_environment",
         line=9,
         defence=Defence.TEMPLATE,
-        behind=frozenset({Defence.ENVIRONMENT, Defence.COLLECTION}),
+        behind=frozenset({Defence.AUDIT, Defence.ENVIRONMENT, Defence.COLLECTION}),
         victim=LEDGER,
         scripts={"dockerfile": dockerfile('ENV PYTEST_ADDOPTS="-k balance"')},
         naive=Naive.LOGIN_SHELL,
@@ -59,7 +59,7 @@ SURROUNDINGS = (
         name="plugin_in_the_contexts_profile",
         line=9,
         defence=Defence.TEMPLATE,
-        behind=frozenset({Defence.ENVIRONMENT}),
+        behind=frozenset({Defence.AUDIT, Defence.ENVIRONMENT}),
         victim=LEDGER,
         scripts={**run_script(*PAINT_FOLDER), "profile_sh": STOCK.profile_sh + LEDGER_SCRIPTS_UNDER_PAINT},
         naive=Naive.LOGIN_SHELL,
@@ -70,7 +70,7 @@ SURROUNDINGS = (
         line=9,
         defence=Defence.TEMPLATE,
         victim=LEDGER,
-        scripts={"build_base_sh": SMALL_BASE + add("/etc/python3.11/sitecustomize.py", AT_START)},
+        scripts={"build_base_sh": SMALL_BASE + disguised(add("/etc/python3.11/sitecustomize.py", AT_START))},
         evades="TOOLS and STARTUP: the trusted parent has the very same files, it was made by the forger",
         why="the base tier's script poisons the image that all comparisons are made with",
     ),

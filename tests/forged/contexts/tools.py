@@ -132,6 +132,7 @@ TOOLS = (
         name="runner_of_a_local_wheel",
         line=4,
         defence=Defence.PROVENANCE,
+        behind=frozenset({Defence.CANARIES, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             "mkdir /tmp/w && cp -r $s/pluggy $s/pluggy-*.dist-info /tmp/w",
@@ -300,6 +301,7 @@ TOOLS = (
         name="path_file_of_setuptools_with_more_code",
         line=4,
         defence=Defence.STARTUP,
+        behind=frozenset({Defence.PROVENANCE}),
         victim=LEDGER,
         scripts=run_script(
             put("$s/_distutils_hack/late.py", AT_START),

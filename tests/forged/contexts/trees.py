@@ -190,7 +190,7 @@ TREES = (
         name="the_checkout_is_a_link_to_another",
         line=3,
         defence=Defence.TOOLS,
-        behind=frozenset({Defence.TREE}),
+        behind=frozenset({Defence.TREE, Defence.ORIGIN, Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             "cd / && cp -a /workspace/repo /opt/real && cp -a /workspace/repo /opt/shown",
@@ -242,6 +242,7 @@ TREES = (
         name="compiled_source_of_another_commit",
         line=5,
         defence=Defence.TREE,
+        behind=frozenset({Defence.CONTROL}),
         naive=Naive.IMAGE_CACHES,
         victim=LEDGER,
         scripts=run_script(
