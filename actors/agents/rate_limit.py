@@ -14,6 +14,7 @@ Whatever the model, a tool or a file says stands within other events and is neve
 from __future__ import annotations
 
 import enum
+import math
 import re
 import time
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class _Kind(enum.Enum):
     """A request got 429 and will be tried again."""
     PROGRESS = "progress"
     """A request succeeded."""
+    SUCCESS = "success"
+    """The session ended well: whatever was tried again, succeeded."""
 
 
 class _Sign(msgspec.Struct, frozen=True):
@@ -57,6 +60,7 @@ class _Sign(msgspec.Struct, frozen=True):
 
 
 PROGRESS = _Sign(_Kind.PROGRESS)
+SUCCESS = _Sign(_Kind.SUCCESS)
 
 
 def check(agent_name: str, raw_output: str, *, now: datetime | None = None) -> tuple[bool, datetime | None]:
@@ -74,7 +78,7 @@ def check(agent_name: str, raw_output: str, *, now: datetime | None = None) -> t
     if reader is None:
         return False, None
     moment = now or datetime.now(UTC)
-    detector = Detector(agent_name, clock=lambda: moment)
+    detector = Detector(agent_name, patience_s=math.inf, clock=lambda: moment)
     for line in raw_output.split("\n"):
         detector.feed(line, stderr=Fields.of_line(line) is None)
     limit = detector.at_end()
@@ -110,6 +114,7 @@ class Detector:
         self.limit: Limit | None = None
         self._reader = READERS[self.agent]()
         self._patience_s, self._clock, self._monotonic = patience_s, clock, monotonic
+        self._succeeded = False
         self._pending: _Sign | None = None
         self._pending_since = 0.0
 
@@ -123,9 +128,12 @@ class Detector:
         match sign.kind:
             case _Kind.PROGRESS:
                 self._pending = None
+            case _Kind.SUCCESS:
+                self._pending = None
+                self._succeeded = True
             case _Kind.LIMITED:
                 self._certain(sign)
-            case _Kind.TURNED_AWAY:
+            case _Kind.TURNED_AWAY if not self._succeeded:
                 if self._pending is None:
                     self._pending_since = self._monotonic()
                 earlier = self._pending.reset_at if self._pending else None
@@ -193,7 +201,7 @@ class _Claude(_Reader):
             case "assistant" if record.text("message", "model") != "<synthetic>":
                 return PROGRESS
             case "result" if record.flag("is_error") is False:
-                return PROGRESS
+                return SUCCESS
         return None
 
     def _event(self, info: Fields) -> _Sign | None:
@@ -227,7 +235,7 @@ class _Codex(_Reader):
             case "turn.failed":
                 return self._message(record.text("error", "message"), now=now)
             case "turn.completed":
-                return PROGRESS
+                return SUCCESS
             case "item.started" | "item.completed" if record.text("item", "type") != "error":
                 return PROGRESS
         return None
@@ -265,7 +273,9 @@ class _Gemini(_Reader):
                 message = record.text("error", "message")
                 if self.QUOTA.search(message):
                     return _Sign(_Kind.LIMITED, message, reset_time(message, now=now))
-            case "tool_use" | "tool_result" | "result":
+            case "result" if record.text("status") == "success":
+                return SUCCESS
+            case "tool_use" | "tool_result":
                 return PROGRESS
             case "message" if record.text("role") == "assistant":
                 return PROGRESS
@@ -308,7 +318,7 @@ class _Qwen(_Reader):
                 # Versions before 0.24 report errors of the API as success, with no tokens.
                 if text.startswith("[API Error:") and not record.count("usage", "output_tokens"):
                     return self._limited(text, now=now)
-                return PROGRESS
+                return SUCCESS
             case "assistant" if record.count("message", "usage", "output_tokens"):
                 return PROGRESS
         return None

@@ -67,6 +67,7 @@ class SessionReason(enum.Enum):
 class SessionEnd(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a session.
 
+    ``limit`` may be set in one that completed, when the account ran out at its very end.
     ``usage``, ``cost_usd``, ``model``, ``session_id`` are ``None`` where the CLI does not tell; no CLI but claude tells
     a cost, and codex no model. ``message``: the reason in words. ``files_changed``: what its tools for files said they
     wrote; what shell commands wrote is not in it.
@@ -208,6 +209,8 @@ class Session:
         final = self._final
         if process.reason in FROM_OUTSIDE:
             return FROM_OUTSIDE[process.reason], process.message or f"{name}: cancelled"
+        if final is not None and final.ok and process.exit_code == 0:
+            return SessionReason.COMPLETED, ""
         if limit is not None:
             return SessionReason.RATE_LIMITED, limit.message
         if final is None:
@@ -215,9 +218,7 @@ class Session:
         if not final.ok:
             why = SessionReason.ACCOUNT if final.refused else _blame(final.status) or SessionReason.FAILED
             return why, final.error
-        if process.exit_code != 0:
-            return SessionReason.EXIT_CODE, f"{name}: says it succeeded, but ended with exit code {process.exit_code}"
-        return SessionReason.COMPLETED, ""
+        return SessionReason.EXIT_CODE, f"{name}: says it succeeded, but ended with exit code {process.exit_code}"
 
     def _reason_without_final(self, process: ProcessEnd) -> tuple[SessionReason, str]:
         name, retry = self._adapter.name, self._retry

@@ -141,6 +141,7 @@ class Supervisor:
         self.runner_is_gone = False
         self.agent = 0
         self.exit_code: int | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         """Runs the agent to its end and reports it."""
@@ -187,7 +188,8 @@ class Supervisor:
                 os._exit(1)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
-        process = subprocess.Popen(
+        # Kept: a process object that is collected waits for its process itself, and swallows the exit code.
+        self.process = subprocess.Popen(
             self.command,
             stdin=self.prompt_fd,
             env=_given_environment(),
@@ -195,7 +197,7 @@ class Supervisor:
             preexec_fn=in_child,  # noqa: PLW1509 - this process has one thread
         )
         os.close(self.prompt_fd)
-        return process.pid
+        return self.process.pid
 
     def _let_go_of_output(self) -> None:
         null = os.open(os.devnull, os.O_RDWR)

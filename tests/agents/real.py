@@ -40,7 +40,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scenario came to. Times in seconds since the start; ``first_sign_s``: when the CLI first told of trouble."""
+    """What a scenario came to. Times in seconds since the start; ``first_sign_s``: when the CLI first told of it."""
 
     end: SessionEnd
     events: list[Event]

@@ -34,6 +34,7 @@ HOUR = 3600
 PER_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
 PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
 SHORT = SessionLimits(wall_s=60, idle_s=12, tool_idle_s=12, patience_s=4)
+SLOW_START = SessionLimits(wall_s=90, idle_s=30, tool_idle_s=30, patience_s=4)
 LONG = SessionLimits(wall_s=115, idle_s=110, tool_idle_s=110, patience_s=4)
 DEFAULT_PATIENCE = SessionLimits(wall_s=60, idle_s=40, tool_idle_s=40)
 
@@ -76,7 +77,9 @@ STALL: Json = {"turns": [{"stall_s": 600}]}
 ROWS: list[tuple[Scenario, SessionReason, float | None]] = [
     # qwen first: it takes longest, and the rows are started in this order.
     (
-        Scenario(agent="qwen", name="429", script=lambda: openai(429, "rate_limit_exceeded", retry_after=2)),
+        Scenario(
+            agent="qwen", name="429", script=lambda: openai(429, "rate_limit_exceeded", retry_after=2), limits=LONG
+        ),
         LIMITED,
         None,
     ),
@@ -85,6 +88,7 @@ ROWS: list[tuple[Scenario, SessionReason, float | None]] = [
             agent="qwen",
             name="insufficient quota",
             script=lambda: openai(429, "insufficient_quota", "You exceeded your current quota, check your plan."),
+            limits=LONG,
         ),
         LIMITED,
         None,
@@ -92,7 +96,7 @@ ROWS: list[tuple[Scenario, SessionReason, float | None]] = [
     (Scenario(agent="qwen", name="503", script=lambda: openai(503, "server_error"), limits=LONG), SERVER, None),
     (Scenario(agent="qwen", name="500", script=lambda: openai(500, "server_error"), limits=LONG), SERVER, None),
     (Scenario(agent="qwen", name="401", script=lambda: openai(401, "invalid_api_key")), ACCOUNT, None),
-    (Scenario(agent="qwen", name="silence", script=lambda: STALL, limits=SHORT), SessionReason.STALLED, None),
+    (Scenario(agent="qwen", name="silence", script=lambda: STALL, limits=SLOW_START), SessionReason.STALLED, None),
     (
         Scenario(
             agent="claude",
