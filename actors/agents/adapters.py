@@ -10,8 +10,8 @@ import enum
 import os
 import re
 import shutil
-import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from actors.agents.base import Access, Adapter, Launch, Version
 from actors.agents.claude import Claude
 from actors.agents.codex import Codex
 from actors.agents.gemini import Gemini
+from actors.agents.process import EndReason, ProcessEnd, Pulse, run_agent
 from actors.agents.qwen import Qwen
 from events.errors import InputError
 
@@ -41,6 +42,7 @@ ADAPTERS: dict[str, Adapter] = {known.name: known for known in (Claude(), Codex(
 """By name, in the order in which an installed one is looked for."""
 
 PROBE_TIMEOUT_S = 30.0
+MAX_LINES = 20
 VERSION = re.compile(r"(?<![\d.])(\d+)\.(\d+)\.(\d+)")
 
 
@@ -94,16 +96,19 @@ def probe(agent: Adapter, *, search_path: str, timeout_s: float = PROBE_TIMEOUT_
         agent: which.
         search_path: where to look, in the form of ``PATH``.
         timeout_s: how long it may take to answer.
+
+    Raises:
+        OSError: no temporary folder can be made.
     """
     program = shutil.which(agent.program, path=search_path)
     command = install_command(agent)
     if program is None:
         message = f"{agent.name} is not installed; run: {command}"
         return Probe(agent=agent.name, verdict=Verdict.MISSING, program="", version="", message=message)
-    try:
-        printed = _version_output(program, search_path=search_path, timeout_s=timeout_s)
-    except (OSError, subprocess.SubprocessError) as exc:
-        message = f"{program} --version failed ({exc}); run: {command}"
+    printed, end = _version_output(program, search_path=search_path, timeout_s=timeout_s)
+    if end.reason is not EndReason.EXITED or end.exit_code != 0:
+        how = end.message or f"{end.reason.value}, exit code {end.exit_code}"
+        message = f"{program} --version failed ({how}); run: {command}"
         return Probe(agent=agent.name, verdict=Verdict.UNKNOWN, program=program, version="", message=message)
     found = VERSION.search(printed)
     if found is None:
@@ -137,19 +142,28 @@ def detect(*, search_path: str | None = None, agents: Sequence[Adapter] = tuple(
     return next((found for found in (probe(agent, search_path=path) for agent in agents) if found.usable), None)
 
 
-def _version_output(program: str, *, search_path: str, timeout_s: float) -> str:
-    with tempfile.TemporaryDirectory(prefix="headrace-probe-") as home:
-        environment = {"PATH": search_path, "HOME": home, "TMPDIR": home, "TERM": "dumb", "LANG": "C.UTF-8"}
-        # Without a home of its own codex would make folders in the user's.
-        done = subprocess.run(
+def _version_output(program: str, *, search_path: str, timeout_s: float) -> tuple[str, ProcessEnd]:
+    printed: list[str] = []
+
+    def on_line(stream: str, line: str) -> Pulse:
+        if stream == "out" and len(printed) < MAX_LINES:
+            printed.append(line)
+        return Pulse.NOTHING
+
+    with tempfile.TemporaryDirectory(prefix="headrace-probe-") as folder:
+        home = Path(folder)
+        environment = {"PATH": search_path, "HOME": folder, "TMPDIR": folder, "TERM": "dumb", "LANG": "C.UTF-8"}
+        end = run_agent(
             [program, "--version"],
-            env={**environment, "CODEX_HOME": str(Path(home) / ".codex"), "DISABLE_AUTOUPDATER": "1"},
             cwd=home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
+            environment={**environment, "DISABLE_AUTOUPDATER": "1"},
+            prompt=b"",
+            wall_s=timeout_s,
+            idle_s=timeout_s,
+            on_line=on_line,
+            transcript=home / "transcript",
+            max_transcript_bytes=10_000,
+            cancel=threading.Event(),
+            grace_s=0.5,
         )
-    return done.stdout
+    return "\n".join(printed), end

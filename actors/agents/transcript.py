@@ -42,7 +42,8 @@ class Transcript:
         self._line_chars = int(max_bytes * LINE_SHARE)
         self._tail_bytes = max(0, max_bytes - self._head_bytes - NOTE_BYTES)
         self._stored = 0
-        self._left_out = 0
+        self._cut = 0
+        self._evicted = 0
         self._head_is_full = False
         self._tail: deque[tuple[str, int]] = deque()
         self._tail_size = 0
@@ -53,7 +54,7 @@ class Transcript:
         if len(line) > self._line_chars:
             whole = self._redactor.text(line)
             line = whole[: self._line_chars] + CUT_MARK
-            self._left_out += max(0, len(whole) - self._line_chars)
+            self._cut += max(0, len(whole) - self._line_chars)
         entry = f"{at_s:8.3f} {stream} {line}\n"
         if not self._head_is_full:
             data = self._redactor.text(entry).encode("utf-8", "replace")
@@ -69,7 +70,7 @@ class Transcript:
         while self._tail and self._tail_size > self._tail_bytes:
             _, dropped = self._tail.popleft()
             self._tail_size -= dropped
-            self._left_out += dropped
+            self._evicted += dropped
 
     def flush(self) -> None:
         """Hands to the system what was written so far."""
@@ -79,19 +80,19 @@ class Transcript:
         """Appends the end of the output and closes the file. Idempotent."""
         if not self._file.closed:
             with self._file:
-                if self._left_out:
-                    self._write(f"         --- headrace left out {self._left_out} bytes: the transcript is full\n")
+                if self._evicted:
+                    self._write(f"         --- headrace left out {self._evicted} bytes here: the transcript is full\n")
                 budget = self._head_bytes + NOTE_BYTES + self._tail_bytes
                 for entry, _ in self._tail:
                     data = self._redactor.text(entry).encode("utf-8", "replace")
                     # A mask may be longer than what it hides.
                     if self._stored + len(data) > budget:
-                        self._left_out += len(data)
+                        self._evicted += len(data)
                         continue
                     self._file.write(data)
                     self._stored += len(data)
             self._tail.clear()
-        return TranscriptSize(stored_bytes=self._stored, left_out_bytes=self._left_out)
+        return TranscriptSize(stored_bytes=self._stored, left_out_bytes=self._cut + self._evicted)
 
     def _write(self, text: str) -> None:
         data = text.encode()

@@ -28,12 +28,12 @@ from tests.agents.real import KEY, WRITE, Outcome, Scenario, play
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-AT_ONCE = 6
+AT_ONCE = 8
 SIGN_TO_END_S = 30.0
 HOUR = 3600
 PER_MINUTE = "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"
 PER_DAY = "GenerateRequestsPerDayPerProjectPerModel-FreeTier"
-SHORT = SessionLimits(wall_s=60, idle_s=12, tool_idle_s=12, patience_s=4)
+SHORT = SessionLimits(wall_s=90, idle_s=20, tool_idle_s=20, patience_s=4)
 SLOW_START = SessionLimits(wall_s=90, idle_s=30, tool_idle_s=30, patience_s=4)
 LONG = SessionLimits(wall_s=115, idle_s=110, tool_idle_s=110, patience_s=4)
 DEFAULT_PATIENCE = SessionLimits(wall_s=60, idle_s=40, tool_idle_s=40)
@@ -65,8 +65,8 @@ def soon(seconds: float) -> int:
 
 
 def unified(claim: str = "five_hour", *, after_s: int = HOUR, **headers: object) -> Json:
-    script = anthropic(429, "rate_limit_error", **headers)
-    script["turns"][0]["headers"] |= unified_headers("rejected", reset=soon(after_s), claim=claim)
+    script = anthropic(429, "rate_limit_error")
+    script["turns"][0]["headers"] = {**headers, **unified_headers("rejected", reset=soon(after_s), claim=claim)}
     return script
 
 
@@ -337,14 +337,13 @@ def programs() -> Path:
     return cache / "agents" / "bin"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def outcomes(
     request: pytest.FixtureRequest, programs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[Outcome]]]:
     """The rows that were selected, running from now on, some at once."""
-    wanted = [
-        item.callspec.params["row"][0] for item in request.session.items if "row" in getattr(item, "fixturenames", ())
-    ]  # type: ignore[attr-defined]
+    rows = [getattr(item, "callspec").params.get("row") for item in request.session.items if hasattr(item, "callspec")]  # noqa: B009 - not typed
+    wanted = [row[0] for row in rows if row is not None]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
             str(scenario): pool.submit(play, scenario, programs=programs, folder=tmp_path_factory.mktemp("row"))
