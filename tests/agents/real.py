@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from actors.agents.adapters import ADAPTERS
-from actors.agents.base import Access, Event
+from actors.agents.base import Access, Event, Final, Retry
 from actors.agents.session import SessionEnd, SessionLimits, run_session
 from tests.agents.models import SERVERS, Json, ModelServer
 
@@ -45,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     end: SessionEnd
     events: list[Event]
     first_sign_s: float
+    last_event_s: float
     ended_s: float
     wrote: bool
     requests: int
@@ -76,12 +77,14 @@ def play(
     workspace, home = folder / "workspace", folder / "home"
     workspace.mkdir(parents=True)
     events: list[Event] = []
-    times: list[float] = []
+    signs: list[float] = []
+    times = [time.monotonic()]
 
     def on_event(event: Event) -> None:
         events.append(event)
-        if type(event).__name__ in ("Retry", "Final"):
-            times.append(time.monotonic())
+        times.append(time.monotonic())
+        if isinstance(event, Retry | Final):
+            signs.append(times[-1])
 
     with server or SERVERS[scenario.agent](scenario.script()) as model:
         access = access_of(scenario.agent, model.url, oauth=scenario.oauth)
@@ -106,7 +109,8 @@ def play(
     return Outcome(
         end=end,
         events=events,
-        first_sign_s=(times[0] if times else ended) - began,
+        first_sign_s=(signs[0] if signs else ended) - began,
+        last_event_s=times[-1] - began,
         ended_s=ended - began,
         wrote=(workspace / FILE).is_file(),
         requests=requests,
