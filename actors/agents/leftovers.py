@@ -21,8 +21,10 @@ SESSION_VARIABLE = "HEADRACE_AGENT_SESSION"
 
 def end_marked(prefix: str) -> int:
     """Kills processes by the marker in their environment, for sessions whose supervisor is gone.
+
     Args:
-        prefix: beginning of the sessions' names (``run_agent``'s ``session``).
+        prefix: beginning of the sessions' names (``run_agent``'s ``session``); end it with a separator, or ``sweep-1``
+            finds ``sweep-10`` too.
 
     Returns:
         How many processes were killed.
