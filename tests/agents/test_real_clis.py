@@ -26,7 +26,7 @@ from tests.agents.models import SERVERS, Json, gemini_error
 from tests.agents.real import KEY, WRITE, Outcome, Scenario, play
 from tests.agents.rows import DEFAULT_PATIENCE, ROWS, anthropic, google, openai
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.agents, pytest.mark.timeout(300)]
 
 AT_ONCE = 8
 SIGN_TO_END_S = 30.0
