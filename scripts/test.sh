@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Checks everything: style, types, tests. Installs what is missing first, and stops what it started.
 #
-#   scripts/test.sh [--fast] [PYTEST ARGUMENT…]
+#   scripts/test.sh [--fast | --agents] [PYTEST ARGUMENT…]
 #   --fast    only the tests that need no Docker engine and no Ray and are quick; no daemon is started
+#   --agents  also those that run the real coding agents, which are installed from npm (a gigabyte) on first use
 #
 # All phases run even if one fails. The exit code is 0 when all passed, 1 when one failed, 3 when the machine could
 # not be made ready. The last line is pytest's own. What is kept between runs: the caches in $HEADRACE_TEST_CACHE
@@ -13,10 +14,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$ROOT"
 fast=
+agents=
 declare -a arguments=() summary=()
 for argument in "$@"; do
     case "$argument" in
         --fast) fast=yes ;;
+        --agents) agents=yes ;;
         -h | --help)
             sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
             exit 0
@@ -24,7 +27,11 @@ for argument in "$@"; do
         *) arguments+=("$argument") ;;
     esac
 done
-[[ -z "$fast" ]] || arguments=(-m "not engine and not ray and not slow" "${arguments[@]}")
+if [[ -n "$fast" ]]; then
+    arguments=(-m "not engine and not ray and not slow" "${arguments[@]}")
+elif [[ -z "$agents" ]]; then
+    arguments=(-m "not agents" "${arguments[@]}")
+fi
 
 pytest_log=$(mktemp)
 cleanup() {

@@ -219,7 +219,8 @@ class _Provenance:
 
     def _of_wheel(self, item: Distribution, release: Release) -> _Compared:
         expected = placed(release, self._layout)
-        metadata = next((dirname(path) for path in expected if path.endswith(".dist-info/METADATA")), "")
+        folders = (dirname(path) for path in expected if path.endswith(".dist-info/METADATA"))
+        metadata = next((path for path in folders if dirname(path) == self._layout.site), "")  # not a vendored one
         entry_points = f"{metadata}/entry_points.txt"
         problems = []
         if item.metadata != metadata:

@@ -191,7 +191,7 @@ def test_a_fix_is_verified_by_the_tests_that_fail_without_it(bench: TestBench, t
     )
     assert verdict.verified, verdict.message
     assert verdict.stage == "f2p"
-    assert verdict.checks[-1].detail == "1 tests fail before the patch and pass after it, 1 pass on both sides"
+    assert verdict.checks[-1].detail == "1 tests fail before the patch and pass after it, 1 pass on both sides, 2 times"
     assert {"f2p_before_1_log", "f2p_before_2_log", "f2p_after_1_log", "f2p_after_2_log"} <= set(verdict.files)
 
 

@@ -277,3 +277,61 @@ def test_malformed_metadata_tell_nothing_and_break_nothing(regular: Image) -> No
 def test_installed_files_that_are_gone_are_the_tests_business(regular: Image) -> None:
     shutil.rmtree(regular.root / SITE / "pkg/sub")
     assert said(regular) == []
+
+
+NATIVE = {
+    "meson.build": "project('pkg', 'c')\n",
+    "CMakeLists.txt": "project(pkg)\n",
+    "src/pkg/__init__.py": "",
+    "src/pkg/_fast.c": "int x;\n",
+}
+FAST = "_fast.cpython-311-x86_64-linux-gnu.so"
+
+
+def with_loader(folder: Path, loader: str, *, beside: tuple[str, ...] = ()) -> Image:
+    """An editable installation by code that a path file starts; ``beside``: compiled modules in site-packages."""
+    image = Image(folder)
+    image.commit(NATIVE)
+    recorded = ["_pkg_editable.py", "pkg.pth", *beside]
+    put(image, "_pkg_editable.py", loader)
+    put(image, "pkg.pth", "import _pkg_editable")
+    for name in beside:
+        put(image, name, b"\x7fELF")
+    info = "pkg-1.0.dist-info"
+    put(image, f"{info}/METADATA", "Metadata-Version: 2.1\nName: pkg\nVersion: 1.0\n")
+    put(image, f"{info}/RECORD", "".join(f"{name},,\n" for name in recorded))
+    put(image, f"{info}/direct_url.json", json.dumps({"url": "file:///workspace/repo", "dir_info": {"editable": True}}))
+    return image
+
+
+def test_a_loader_that_finds_modules_by_itself_has_those_of_the_commit_and_what_was_built(tmp_path: Path) -> None:
+    image = with_loader(tmp_path, "install('pkg', {'pkg'}, '/workspace/repo/build', ['ninja'], False)\n")
+    image.write({f"build/{FAST}": b"\x7fELF", "build/fast.o": b"\x7fELF"})
+    seen = report(image)
+    assert seen.findings == []
+    (module,) = seen.modules
+    assert module.name == "pkg"
+    assert [file.checkout_path for file in module.files] == [f"build/{FAST}", "src/pkg/__init__.py"]
+
+
+SCIKIT = "install({{'pkg': '/workspace/repo/src/pkg/__init__.py'}}, {{'pkg._fast': '{place}'}}, None, False)\n"
+
+
+def test_a_loader_that_finds_files_in_site_packages_has_those_that_were_installed(tmp_path: Path) -> None:
+    image = with_loader(tmp_path, SCIKIT.format(place=f"pkg/{FAST}"), beside=(f"pkg/{FAST}",))
+    seen = report(image)
+    assert seen.findings == []
+    paths = {file.path for module in seen.modules for file in module.files}
+    assert {f"{SITE}/pkg/{FAST}", "workspace/repo/src/pkg/__init__.py"} <= paths
+    assert f"{SITE}/_pkg_editable.py" not in paths
+
+
+def test_a_loader_that_finds_other_files_in_site_packages_is_tampered_with(tmp_path: Path) -> None:
+    image = with_loader(tmp_path, SCIKIT.format(place="evil/x.py"), beside=(f"pkg/{FAST}",))
+    put(image, "evil/x.py", "")
+    assert said(image) == [
+        (
+            f"the editable installation of pkg leads pkg._fast to /{SITE}/evil/x.py, outside of the checkout",
+            FailureClass.TAMPER,
+        )
+    ]

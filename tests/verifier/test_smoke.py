@@ -197,3 +197,43 @@ def test_module_names_are_the_outermost_ones() -> None:
         "README",
     ]
     assert smoke.module_names(files) == ["_ext", "ns.inner", "pkg"]
+
+
+LOADERS = {
+    "setuptools": ("MAPPING: dict[str, str] = {'pkg': '/repo/pkg'}\n", {"pkg": "/repo/pkg"}, [], []),
+    "editables": ("F.map_module('pkg', '/repo/pkg/__init__.py')\n", {"pkg": "/repo/pkg/__init__.py"}, [], []),
+    "meson-python": ("install('pkg', {'b', 'a'}, '/repo/build', ['ninja'], False)\n", {}, ["a", "b"], ["/repo/build"]),
+    "meson-python of 2023": (
+        "finder = MesonpyMetaFinder({'a'}, '/repo/build', ['ninja'])\n",
+        {},
+        ["a"],
+        ["/repo/build"],
+    ),
+    "scikit-build-core": (
+        "install({'pkg': '/repo/pkg/__init__.py'}, {'pkg.x': 'pkg/x.so'}, None, False, False, [], [], '')\n",
+        {"pkg": "/repo/pkg/__init__.py", "pkg.x": "pkg/x.so"},
+        [],
+        [],
+    ),
+    "code": ("def install(package, names):\n    Finder(package, names)\n\n\ninstall(package, names)\n", {}, [], []),
+    "no Python": ("MAPPING = {", {}, [], []),
+}
+
+
+@pytest.mark.parametrize(("source", "places", "names", "folders"), LOADERS.values(), ids=LOADERS)
+def test_what_a_loader_finds_is_read_from_its_literals(
+    source: str, places: dict[str, str], names: list[str], folders: list[str]
+) -> None:
+    assert smoke.read_loader(source) == (places, names, folders)
+
+
+def test_a_loader_that_a_path_file_starts_is_no_module_but_the_modules_that_it_finds_are(installed: Installed) -> None:
+    loader = "raise RuntimeError\n\n\ninstall('pkg', {'pkg'}, '/repo/build', [], False)\n"
+    source = f"file://{installed.checkout}"
+    files = {"_pkg_editable_loader.py": loader, "pkg-editable.pth": "import _pkg_editable_loader"}
+    installed.install("pkg", files, source=source)
+    (problem,) = installed.smoke()["problems"]
+    assert problem["message"].startswith("pkg: ModuleNotFoundError")
+    installed.install("pkg", {**files, "pkg-editable.pth": "# import _pkg_editable_loader"}, source=source)
+    (problem,) = installed.smoke()["problems"]
+    assert problem["message"].startswith("_pkg_editable_loader: RuntimeError")

@@ -203,3 +203,10 @@ def test_a_finder_that_comes_first_may_only_find_the_checkouts_own_modules(old: 
     assert not is_starter(INIT.replace("/opt/venv/bin/ninja", "/opt/evil"))
     assert not is_starter(INSTALL + "\nimport evil\n")
     assert not is_starter(INIT + "    evil()\n")
+
+
+def test_what_a_finder_has_in_site_packages_is_told_by_relative_paths_and_its_command_is_not() -> None:
+    told = INSTALL.replace("{}", "{'mine._fast': 'mine/_fast.so'}", 1)
+    assert is_starter(told)
+    assert not is_starter(told.replace("mine/_fast.so", "../../evil.so"))
+    assert not is_starter(INIT.replace("/opt/venv/bin/ninja", "evil/run"))

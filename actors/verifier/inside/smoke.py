@@ -151,10 +151,10 @@ def read_loader(source: str) -> tuple[dict[str, str], list[str], list[str]]:
     for told in (value for node in nodes for value in plain_values(node)):
         if isinstance(told, dict):
             places.update({str(key): str(place) for key, place in told.items()})
-        elif isinstance(told, (set, list, tuple)):
+        elif isinstance(told, set):
             names += sorted(map(str, told))
-        elif str(told).startswith("/"):
-            folders.append(str(told))
+        elif isinstance(told, str) and told.startswith("/"):
+            folders.append(told)
     return places, names, folders
 
 
