@@ -25,7 +25,6 @@ ENDINGS = (
         name="process_that_never_ends_after_a_green_report",
         line=13,
         defence=Defence.DEADLINE,
-        behind=OUTCOMES | {Defence.COLLECTION},
         victim=ENDLESS,
         number=2,
         scripts={},

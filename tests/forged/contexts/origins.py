@@ -50,7 +50,6 @@ ORIGINS = (
         name="mended_copy_that_claims_to_be_the_checkout",
         line=12,
         defence=Defence.ORIGIN,
-        behind=frozenset({Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             "mkdir /tmp/w && cp -r setup.py src /tmp/w",
@@ -65,7 +64,6 @@ ORIGINS = (
         name="regular_install_from_a_mended_checkout",
         line=12,
         defence=Defence.ORIGIN,
-        behind=frozenset({Defence.CONTROL}),
         victim=LEDGER,
         scripts=run_script(
             put("src/ledger/books.py", GOOD_BOOKS),

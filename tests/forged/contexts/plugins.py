@@ -263,6 +263,15 @@ PLUGINS = (
         why="run by the project, a macro changes the runner for the project's tests",
     ),
     Forgery(
+        name="macro_in_plain_sight",
+        line=11,
+        defence=Defence.AUDIT,
+        victim=LEDGER,
+        scripts=run_script(macro(late(green())), plain=True),
+        evades="all the others: it is where nobody looks, and knows a control by what the runner was asked for",
+        why="as the field's agents would write it",
+    ),
+    Forgery(
         name="macro_that_paints_while_the_package_works",
         line=11,
         defence=Defence.CONTROL,
