@@ -153,8 +153,8 @@ def _looked_for(seen: _Seen) -> Iterable[ExpectedTest]:
 def _deselected(seen: _Seen) -> Finding | None:
     """Tests that were collected and are not to be run, without a reason in the commit.
 
-    A hook of the commit may leave tests out, and nobody can tell here which. That it leaves out most of them is not
-    what it was written for; a configuration that selects by name or marker says so itself.
+    A hook of the commit may leave tests out, and nobody can tell here which. That it leaves out most of them, and not
+    for marks of the project's own, is not what it was written for; a configuration that selects says so itself.
     """
     if seen.expected.config.options.selections:
         return None
@@ -170,6 +170,7 @@ def _deselected(seen: _Seen) -> Finding | None:
         )
     ]
     if seen.expected.deselecting:
+        gone = [nodeid for nodeid in gone if seen.items[nodeid][0] not in seen.expected.marked]
         if len(gone) <= len(selected):
             return None
         found = _finding(f"{len(gone)} tests, more than are run, were left out by a hook of the commit", gone)

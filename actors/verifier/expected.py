@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import fnmatch
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -24,6 +25,7 @@ from actors.verifier.selection import Selection, mentions_of, selections_of
 __all__ = ["Expected", "ExpectedTest", "expected_tests"]
 
 LINK, SUBMODULE = "120000", "160000"
+OWN_MARK = re.compile(r"\bmark\.(?!(parametrize|skip|skipif|xfail|usefixtures|filterwarnings)\b)\w")
 
 
 class ExpectedTest(msgspec.Struct, frozen=True):
@@ -41,7 +43,8 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
     ``deselecting``: why any collected test may not be run (options, hooks); ``deselected``: beginnings of node ids that
     the configuration takes out by name; ``selections``: its expressions, and ``mentions``: by file, the words of them
-    that may fit tests there. ``files``, ``links`` (target by path) and ``submodules`` are the commit's.
+    that may fit tests there. ``marked``: files with marks of the project's own, which its hooks may select by.
+    ``files``, ``links`` (target by path) and ``submodules`` are the commit's.
     ``reasons``: what makes the list uncertain.
     """
 
@@ -51,6 +54,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     deselected: tuple[str, ...]
     selections: tuple[Selection, ...]
     mentions: dict[str, frozenset[str]]
+    marked: frozenset[str]
     reasons: tuple[str, ...]
     files: frozenset[str]
     links: dict[str, str]
@@ -100,6 +104,7 @@ def expected_tests(tree: CommitTree, *, primary_root: str) -> Expected:
         deselected=options.deselected,
         selections=selections,
         mentions=mentions_of(tree, list(dict.fromkeys(test.file for test in tests)), selections),
+        marked=frozenset(path for path in {test.file for test in tests} if OWN_MARK.search(tree.text(path))),
         reasons=tuple(dict.fromkeys(reasons)),
         files=frozenset(path for path, entry in tree.files.items() if entry.mode != SUBMODULE),
         links={path: tree.text(path) for path, entry in tree.files.items() if entry.mode == LINK},

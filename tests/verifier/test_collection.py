@@ -183,6 +183,9 @@ def test_a_hook_of_the_commit_may_leave_tests_out_but_not_most_of_them(tmp_path:
     (finding,) = compare(expected, report(HONEST, selected=HONEST[:3]))
     assert finding.message.startswith("4 tests, more than are run, were left out by a hook of the commit: tests/test_a")
     assert finding.failure_class is FailureClass.RECIPE
+    marked = {"tests/test_a.py": FILES["tests/test_a.py"].replace("def test_a", "@pytest.mark.slow\ndef test_a")}
+    expected = expected_tests(committed(tmp_path / "marks", {**FILES, **marked, "conftest.py": hook}), primary_root=".")
+    assert compare(expected, report(HONEST, selected=HONEST[5:])) == []
     chosen = {**FILES, "conftest.py": hook, "pytest.ini": "[pytest]\naddopts = -k test_c\n"}
     expected = expected_tests(committed(tmp_path / "chosen", chosen), primary_root=".")
     assert compare(expected, report(HONEST, selected=HONEST[5:])) == []
