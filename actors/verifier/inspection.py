@@ -92,14 +92,14 @@ class Inspection:
         """What is laid over the image for the negative control: the first, and those for when that passes too much.
 
         First the functions of the package raise. A package whose work is done by compiled modules passes that in good
-        faith, so they are taken away next. Tests of constants alone pass both; that their module cannot be imported is
-        an answer only where no file of the package is anything but the commit's.
+        faith, so they are taken away next. Where there are none, the tests may be of constants alone: then the modules
+        cannot be imported. What could paint outcomes from a Python file of the package has been refused by then.
         """
         own, tree = self._facts.own, self._tree
         found = [hidden_files(tree, own)]
         if any(one.path.endswith(COMPILED) for one in own):
             found.append(hidden_files(tree, own, compiled=True))
-        elif all(one.source in tree.files for one in own):
+        else:
             found.append(unimportable(own))
         return [{f"/{path}": content for path, content in files.items()} for files in found if files]
 
