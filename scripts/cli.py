@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "Goes on with a sweep that was interrupted.",
     "retry": "Opens a sweep's failed pull requests again and goes on with it.",
     "revoke": "Takes a context out of use, with all that descends from it.",
+    "verify": "Judges one context on one pull request, as a sweep would.",
     "status": "Shows how a sweep stands.",
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
