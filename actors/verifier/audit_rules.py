@@ -61,6 +61,7 @@ HOOKS = re.compile(
     r"|\bpytest11\b|\bcollect_ignore(_glob)?\s*="
 )
 KILLS_RUN = re.compile(r"\bos\._exit\(\s*0?\s*\)|\batexit\.register\b.*_exit|\bsys\.settrace\b|\bsys\.meta_path\b")
+REACHES_RUNNER = re.compile(r"\b(from|import)\s+_pytest\b|\bTestReport\b|\bheadrace_reporter\b|/headrace/request\b")
 DECODES = re.compile(
     r"\b(exec|eval)\s*\(\s*(compile\s*\(\s*)?(__import__\([^)]*\)|base64|zlib|codecs|bytes\.fromhex|marshal|binascii|bz2|lzma"
     r"|urllib|requests)\b|\bmarshal\.loads\b"
@@ -162,6 +163,8 @@ def about_text(text: str, *, code: bool = False) -> Iterator[Seen]:
         yield "results", f"a test result is written by hand: {match[0]}"
     if (match := KILLS_RUN.search(text)) and not code:
         yield "runner", f"code that ends or watches the runner is written: {match[0]}"
+    if (match := REACHES_RUNNER.search(text)) and not code:
+        yield "runner", f"code that reaches into the runner is written: {match[0]}"
 
 
 def about_path(command: Command, path: str, how: str, *, text: str) -> Seen | None:  # noqa: PLR0911 - a return for each rule

@@ -83,7 +83,7 @@ class Forgery:
 TELLTALE = re.compile(
     r"sitecustomize|usercustomize|conftest|_pytest|pytest|site-packages|\.pth|unittest|update-index|ld\.so|ADDOPTS|junit|"
     r"results|profile|direct_url|RECORD|TestReport|entry_points|PYTHONPATH|__pycache__|exclude|openssl|tests/|testcase|"
-    r"pyvenv|atexit|from_item_and_call|excinfo|\.git/|headrace/|amend|workspace|dist-info|bash|meta_path|venv/bin|dev/null"
+    r"pyvenv|atexit|from_item_and_call|excinfo|\.git/|headrace/|amend|workspace|dist-info|bash|meta_path|venv/bin|dev/null|reporter"
 )
 TURN = "tr a-z n-za-m"
 TURNED = str.maketrans("abcdefghijklmnopqrstuvwxyz", "nopqrstuvwxyzabcdefghijklm")

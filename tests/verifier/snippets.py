@@ -183,6 +183,8 @@ FORGED: Mapping[str, Sequence[str]] = {
         "echo 'x' >> /opt/venv/lib/python3.11/site-packages/pluggy/_hooks.py",
         "sed -i 's/a/b/' /usr/lib/python3.11/unittest/case.py",
         "cp /tmp/x.py /opt/venv/lib/python3.11/site-packages/pytest/__init__.py",
+        "cat > ~/.config/tool.py <<'EOF'\nfrom _pytest.reports import TestReport\nEOF",
+        "cat > ~/.config/tool.py <<'EOF'\nopen('/headrace/request.json')\nEOF",
     ),
     "results": (
         'echo \'<testsuite tests="5" failures="0"/>\' > /tmp/junit.xml',
