@@ -154,7 +154,7 @@ def _deselected(seen: _Seen) -> Finding | None:
     """Tests that were collected and are not to be run, without a reason in the commit.
 
     A hook of the commit may leave tests out, and nobody can tell here which. That it leaves out most of them, and not
-    for marks of the project's own, is not what it was written for; a configuration that selects says so itself.
+    for marks that it speaks of, is not what it was written for; a configuration that selects says so itself.
     """
     if seen.expected.config.options.selections:
         return None

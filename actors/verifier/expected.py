@@ -25,7 +25,7 @@ from actors.verifier.selection import Selection, mentions_of, selections_of
 __all__ = ["Expected", "ExpectedTest", "expected_tests"]
 
 LINK, SUBMODULE = "120000", "160000"
-OWN_MARK = re.compile(r"\bmark\.(?!(parametrize|skip|skipif|xfail|usefixtures|filterwarnings)\b)\w")
+MARK = re.compile(r"\bmark\.(\w+)")
 
 
 class ExpectedTest(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
     ``deselecting``: why any collected test may not be run (options, hooks); ``deselected``: beginnings of node ids that
     the configuration takes out by name; ``selections``: its expressions, and ``mentions``: by file, the words of them
-    that may fit tests there. ``marked``: files with marks of the project's own, which its hooks may select by.
+    that may fit tests there. ``marked``: files with marks that its hooks speak of when they take tests away.
     ``files``, ``links`` (target by path) and ``submodules`` are the commit's.
     ``reasons``: what makes the list uncertain.
     """
@@ -104,7 +104,11 @@ def expected_tests(tree: CommitTree, *, primary_root: str) -> Expected:
         deselected=options.deselected,
         selections=selections,
         mentions=mentions_of(tree, list(dict.fromkeys(test.file for test in tests)), selections),
-        marked=frozenset(path for path in {test.file for test in tests} if OWN_MARK.search(tree.text(path))),
+        marked=frozenset(
+            path
+            for path in {test.file for test in tests}
+            if hooks.words and hooks.words.intersection(MARK.findall(tree.text(path)))
+        ),
         reasons=tuple(dict.fromkeys(reasons)),
         files=frozenset(path for path, entry in tree.files.items() if entry.mode != SUBMODULE),
         links={path: tree.text(path) for path, entry in tree.files.items() if entry.mode == LINK},

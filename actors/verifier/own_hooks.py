@@ -45,7 +45,7 @@ class OwnHooks(msgspec.Struct, kw_only=True):
     """``hidden``: folders (``""``: everything) below which a hook may hide files; ``renamed``: below which it may hide
     names of files that are collected; ``ignored`` and ``ignored_globs``: paths that ``conftest.py`` files leave out for
     sure; ``doubtful``: paths and patterns that they leave out perhaps. ``deselecting``: why collected tests may not be
-    run. ``reasons``: all of this for people."""
+    run; ``words``: what the hooks that do so speak of, such as marks. ``reasons``: all of this for people."""
 
     hidden: list[str] = []
     renamed: list[str] = []
@@ -53,6 +53,7 @@ class OwnHooks(msgspec.Struct, kw_only=True):
     ignored_globs: list[str] = []
     doubtful: list[str] = []
     deselecting: list[str] = []
+    words: set[str] = set()
     reasons: list[str] = []
 
 
@@ -132,6 +133,7 @@ def _read_hook(found: OwnHooks, node: ast.FunctionDef | ast.AsyncFunctionDef, *,
             _deselect(found, f"{path}: {node.name} may change which tests are chosen")
     elif node.name == "pytest_collection_modifyitems" and _takes_items(node):
         _deselect(found, f"{path}: pytest_collection_modifyitems takes tests away")
+        found.words |= {*_strings(node), *_attributes(node)}
     elif node.name == "pytest_generate_tests":
         found.reasons.append(f"{path} makes parameters of tests")
 

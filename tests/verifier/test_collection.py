@@ -184,8 +184,11 @@ def test_a_hook_of_the_commit_may_leave_tests_out_but_not_most_of_them(tmp_path:
     assert finding.message.startswith("4 tests, more than are run, were left out by a hook of the commit: tests/test_a")
     assert finding.failure_class is FailureClass.RECIPE
     marked = {"tests/test_a.py": FILES["tests/test_a.py"].replace("def test_a", "@pytest.mark.slow\ndef test_a")}
-    expected = expected_tests(committed(tmp_path / "marks", {**FILES, **marked, "conftest.py": hook}), primary_root=".")
-    assert compare(expected, report(HONEST, selected=HONEST[5:])) == []
+    by_mark = hook.replace("item.name", "item.get_closest_marker('slow')")
+    for text, refused in ((hook, True), (by_mark, False)):
+        files = {**FILES, **marked, "conftest.py": text}
+        expected = expected_tests(committed(tmp_path / f"marks-{refused}", files), primary_root=".")
+        assert bool(compare(expected, report(HONEST, selected=HONEST[5:]))) is refused
     chosen = {**FILES, "conftest.py": hook, "pytest.ini": "[pytest]\naddopts = -k test_c\n"}
     expected = expected_tests(committed(tmp_path / "chosen", chosen), primary_root=".")
     assert compare(expected, report(HONEST, selected=HONEST[5:])) == []
