@@ -37,6 +37,7 @@ __all__ = [
     "hidden_files",
     "is_test_file",
     "judge",
+    "speaks_of_functions",
     "take_away",
     "unimportable",
 ]
@@ -101,6 +102,30 @@ def hidden_files(tree: CommitTree, modules: Sequence[OwnFile], *, compiled: bool
     if compiled:
         replaced.update({file.path: b"" for file in modules if file.path.endswith(COMPILED)})
     return replaced
+
+
+def speaks_of_functions(tree: CommitTree, modules: Sequence[OwnFile], test_files: Collection[str]) -> bool:
+    """Whether tests name a function or method that the package's own files define."""
+    defined: set[str] = set()
+    for one in modules:
+        source = one.source or ""
+        if source in tree.files and source.endswith(".py") and not is_test_file(source):
+            defined |= {node.name for node in _nodes(tree.read(source)) if isinstance(node, Function)}
+    for path in test_files:
+        for node in _nodes(tree.read(path)):
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            names = [part.name for part in node.names] if isinstance(node, ast.ImportFrom) else [name]
+            if not defined.isdisjoint(names):
+                return True
+    return False
+
+
+def _nodes(source: bytes) -> Iterator[ast.AST]:
+    """All nodes of a Python file; none if it cannot be parsed here."""
+    try:
+        return ast.walk(ast.parse(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return iter(())
 
 
 def unimportable(modules: Sequence[OwnFile]) -> dict[str, bytes]:

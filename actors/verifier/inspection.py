@@ -12,7 +12,7 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from actors.settings import BuildSettings
 from actors.verifier.allowed_plugins import allowed_names
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
-from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, unimportable
+from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, speaks_of_functions, unimportable
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
 from actors.verifier.expected import Expected, expected_tests
@@ -87,19 +87,22 @@ class Inspection:
         """The commit's own list of tests."""
         return expected_tests(self._tree, primary_root=self._primary_root)
 
-    @property
-    def controls(self) -> list[Mapping[str, bytes | None]]:
+    def controls(self, test_files: Collection[str]) -> list[Mapping[str, bytes | None]]:
         """What is laid over the image for the negative control: the first, and those for when that passes too much.
 
         First the functions of the package raise. A package whose work is done by compiled modules passes that in good
         faith, so they are taken away next. Where there are none, the tests may be of constants alone: then the modules
-        cannot be imported. What could paint outcomes from a Python file of the package has been refused by then.
+        cannot be imported. That is an answer only if the tests speak of no function of the package: else something
+        stands in for the functions, and would be taken away with them.
+
+        Args:
+            test_files: the commit's files in which the sample's tests stand.
         """
         own, tree = self._facts.own, self._tree
         found = [hidden_files(tree, own)]
         if any(one.path.endswith(COMPILED) for one in own):
             found.append(hidden_files(tree, own, compiled=True))
-        else:
+        elif not speaks_of_functions(tree, own, test_files):
             found.append(unimportable(own))
         return [{f"/{path}": content for path, content in files.items()} for files in found if files]
 

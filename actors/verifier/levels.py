@@ -106,7 +106,7 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     trial.note("tests", detail)
     if trial.applies(Defence.CONTROL):
         _failing_control(session, subject, outcomes, _collected(run))
-        _control(session, subject, outcomes)
+        _control(session, subject, outcomes, _collected(run))
     return outcomes
 
 
@@ -199,14 +199,16 @@ def _control_s(session: Session) -> float:
     return min(wall_s, session.settings.test_timeout_s)
 
 
-def _control(session: Session, subject: Subject, outcomes: list[TestOutcome]) -> None:
+def _control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
     """With the package's own code taken away, the tests that passed must not pass."""
     trial = session.trial
     chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
     finding: Finding | None = Finding(
         defence=Defence.CONTROL, message="the package has no code that could be taken away"
     )
-    for number, files in enumerate(subject.inspection.controls, start=1):
+    places = written_in(subject.inspection.expected, collected)
+    controls = subject.inspection.controls({places[test] for test in chosen if test in places})
+    for number, files in enumerate(controls, start=1):
         run = session.pytest(
             "control" if number == 1 else f"control_{number}",
             plugins=subject.inspection.plugins,
