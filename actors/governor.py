@@ -70,6 +70,7 @@ class RateLimitGovernor:
         self._incarnation = new_id()
         self._after_earlier_run = False
         self._desks: dict[str, _Desk] = {}
+        self._claims: dict[str, int] = {}
         self._waiting: dict[tuple[str, int], None] = {}
         self._releases: list[str] = []
         self._renewed: dict[str, float] = {}
@@ -116,10 +117,17 @@ class RateLimitGovernor:
         self._renewed.update(dict.fromkeys(found, now))
         return found
 
-    async def give_back_all_but(self, holder: str, lease_ids: list[str]) -> None:
+    async def give_back_all_but(self, holder: str, lease_ids: list[str], claim: int = 0) -> None:
         """For a holder that has come back or leaves: what it no longer knows of or waits for is free at once. A desk
-        that does wait for this holder is answered with nothing, so that it asks again."""
+        that does wait for this holder is answered with nothing, so that it asks again.
+
+        ``claim``: the version at which the holder claimed its stream. One whose stream a successor has claimed since
+        may not know of it yet, and has no say over the successor's leases any more.
+        """
         await self._running()
+        if claim < self._claims.get(holder, 0):
+            return
+        self._claims[holder] = claim
         keep = set(lease_ids)
         mine = [one.lease_id for one in self._state.leases.values() if one.holder == holder]
         self._releases += [one for one in mine if one not in keep]

@@ -99,11 +99,11 @@ class LeaseDesk:
             self._releases += lease_ids
             self._soon()
 
-    async def give_back_all_but(self, holder: str, lease_ids: list[str]) -> None:
+    async def give_back_all_but(self, holder: str, lease_ids: list[str], claim: int) -> None:
         """As the governor's method of that name; waits until it is done."""
         while True:
             try:
-                await self._governor.call("give_back_all_but", holder, lease_ids)
+                await self._governor.call("give_back_all_but", holder, lease_ids, claim)
             except ActorGone:
                 await asyncio.sleep(RETRY_S)
             else:

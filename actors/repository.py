@@ -101,7 +101,7 @@ class RepositoryActor:
         self._rows, self._config, self._clock = rows, config, clock
         self._name = f"repository:{rows.repository}"
         self._state = RepositoryState(repository=rows.repository)
-        self._incarnation = new_id()
+        self._incarnation, self._claim = new_id(), 0
         self._log, self._follower, self._desk = means.log, means.follower, means.desk
         self._stream = StreamWriter(self._log, self._name, clock=clock, new_id=new_id)
         self._commit = asyncio.Lock()
@@ -237,6 +237,7 @@ class RepositoryActor:
     async def _adopt(self, state: RepositoryState) -> None:
         self._state, self._is_new = state, state.version == 0
         await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
+        self._claim = self._state.version
 
     def _is_news(self, one: CachedContext) -> bool:
         if one.revoked_at is not None or one.context in self._state.revoked:
@@ -257,7 +258,7 @@ class RepositoryActor:
             else:
                 await self._decide(await self._follower.settle(one))
         if not self._is_new:  # else no earlier incarnation has held a lease
-            await self._desk.give_back_all_but(self._name, keep)
+            await self._desk.give_back_all_but(self._name, keep, self._claim)
 
     # ------------------------------------------------------------ working
 
@@ -379,7 +380,7 @@ class RepositoryActor:
             self._acquiring.cancel()
             self._acquiring = None
         if not knows_all or self._held():
-            await self._desk.give_back_all_but(self._name, [])
+            await self._desk.give_back_all_but(self._name, [], self._claim)
 
 
 def _imported(one: CachedContext) -> ImportedContext:

@@ -154,10 +154,24 @@ def test_a_holder_that_comes_back_frees_what_it_no_longer_knows_of_and_no_longer
         kept, _ = await acquire(one, "a", 2)
         abandoned = asyncio.create_task(one.exchange("its old desk", 1, [wish(1, "a")], []))
         await asyncio.sleep(0)
-        await one.give_back_all_but("a", [kept.lease_id])
+        await one.give_back_all_but("a", [kept.lease_id], 7)
         assert await abandoned == []
         (fresh,) = await acquire(one, "b", 1)
         assert {lease.lease_id for lease in await one.held()} == {kept.lease_id, fresh.lease_id}
+
+    with_log(tmp_path, test)
+
+
+def test_a_holder_whose_stream_a_successor_has_claimed_has_no_say_over_its_leases(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        one = governor(writer, clock)
+        await one.give_back_all_but("a", [], 9)
+        (lease,) = await acquire(one, "a", 1)
+        await one.give_back_all_but("a", [], 7)
+        assert await one.held() == [lease]
+        await one.give_back_all_but("a", [], 9)
+        await acquire(one, "b", 1)
+        assert lease not in await one.held()
 
     with_log(tmp_path, test)
 
