@@ -83,7 +83,7 @@ def test_an_honest_project_is_verified_and_everything_about_it_is_kept(
     assert {"audit", "tree", "origin", "import", "tests", "control"} <= {check.name for check in outcome.checks}
     assert outcome.context == stock_context().digest
     assert DockerContext.from_tar_bytes(blobs.get(outcome.context)) == stock_context()
-    assert set(outcome.blobs) == {"build_log", "smoke_log", "test_log", "control_log", "tests"}
+    assert set(outcome.blobs) == {"build_log", "smoke_log", "test_log", "control_tests_log", "control_log", "tests"}
     assert b"1 passed" in blobs.get(outcome.blobs["test_log"])
     assert outcome.image is not None
     assert outcome.metrics.image_bytes is not None
