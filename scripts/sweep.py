@@ -21,7 +21,7 @@ NOTICE_AFTER_S = 2.0
 @click.argument("prs", type=click.Path(path_type=Path))
 @click.option("--name", help="What the sweep is called in the log; default: the timeline's file name without its end.")
 @click.option("--tasks-per-repo", type=int, help="At most this many seeds a repository; the cascade reaches the rest.")
-@click.option("--level", help="How far to verify: build, smoke or tests.")
+@click.option("--level", help="How far to verify: build, smoke, tests or f2p.")
 @click.option("--min-pass-ratio", type=float, help="Share of tests that must pass (default 0.9).")
 @click.option("--skip-unresolved", is_flag=True, help="Leave rows without requirements out, naming each.")
 @sweep_options

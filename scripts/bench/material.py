@@ -138,6 +138,6 @@ def _outcome(context: str, *, ok: bool) -> Outcome:
         image="1" * 64,
         tests=TestCounts(passed=212, failed=2) if ok else TestCounts(passed=3, failed=211),
         metrics=Metrics(build_s=41.2, test_s=12.75, peak_memory_bytes=1 << 28, image_bytes=1 << 30),
-        blobs={"build_log": "2" * 64, "test_log": "3" * 64, "junit": "4" * 64},
+        blobs={"build_log": "2" * 64, "test_log": "3" * 64, "control_log": "4" * 64},
         log_tail="" if ok else "E   ImportError: cannot import name 'soft_unicode' from 'markupsafe'\n" * 3,
     )

@@ -1,6 +1,6 @@
 """Runs the repository's own tests with pytest, under options that are the same for every repository.
 
-Usage: ``run_tests.py REQUEST_FILE`` in the folder whose tests are to run; the file is JSON, see ``Request`` in
+Usage: ``run_tests.py REQUEST_FILE`` in the folder whose tests are to run; the file is JSON, see ``_Request`` in
 ``actors/verifier/session.py``.
 
 This process becomes what ``python -m pytest`` would be, so that its exit code is pytest's. The repository's own
