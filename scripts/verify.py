@@ -124,15 +124,21 @@ def _anchor(rows: Sequence[PullRequest], request: PullRequest) -> str:
 
 def _perform(order: WorkOrder, settings: Settings, blobs: FileBlobs) -> tuple[Outcome, bool]:
     """Does the order in a thread, so that Ctrl-C can end it in order: nothing is left on the engine."""
-    bench, cancel = DockerWorkbench(settings=settings, blobs=blobs), threading.Event()
+    bench, cancel, ended = DockerWorkbench(settings=settings, blobs=blobs), threading.Event(), threading.Event()
     done: list[Outcome] = []
-    worker = threading.Thread(target=lambda: done.append(bench.perform(order, cancel=cancel)), name="verify")
-    worker.start()
+
+    def work() -> None:
+        try:
+            done.append(bench.perform(order, cancel=cancel))
+        finally:
+            ended.set()
+
+    threading.Thread(target=work, name="verify").start()
     try:
-        worker.join()
+        ended.wait()  # not Thread.join, which takes a thread for ended once it was interrupted
     except KeyboardInterrupt:
         cancel.set()
-        worker.join()
+        ended.wait()
     if not done:
         raise RuntimeError("the verification met a defect; its traceback is above")
     return done[0], cancel.is_set()

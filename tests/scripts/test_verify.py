@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from actors.images import Engine
 from actors.settings import BuildSettings
 from actors.templates import stock_context
 from events.work import PullRequest
@@ -84,6 +89,31 @@ def test_a_forged_context_is_refused_with_its_reason_and_exit_code_1(
     shown = verify(timeline, "--issue-number", 1, "--context", folder)
     assert shown.return_value == 1
     assert "refused (tamper" in shown.stdout
+
+
+@pytest.mark.engine
+def test_ctrl_c_ends_the_build_and_its_container(
+    verify: Verify, timeline: Path, tmp_path: Path, engine: Engine
+) -> None:
+    folder = tmp_path / "context"
+    stock_context().to_directory(folder)
+    with (folder / "docker_build_env.sh").open("a") as script:
+        script.write(f"sleep 600 # {tmp_path.name}\n")
+    command = [sys.executable, "-m", "scripts.cli", "verify", str(timeline), "--issue-number", "1"]
+    command += ["--context", str(folder), "--config", str(tmp_path / "headrace.toml")]
+    name = f"headrace.pr={msgspec.json.decode(timeline.read_bytes(), type=PullRequest).name}"
+
+    def running() -> list[object]:
+        return [one for one in engine.api.containers(filters={"label": name}) if one["State"] == "running"]
+
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE) as process:
+        ends_at = time.monotonic() + 60
+        while not running():
+            assert time.monotonic() < ends_at, "no build began"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    assert running() == []
 
 
 def test_what_is_asked_for_has_to_exist(verify: Verify, tmp_path: Path) -> None:
