@@ -20,7 +20,9 @@ __all__ = [
     "Level",
     "Metrics",
     "Outcome",
+    "PriorAttempt",
     "PullRequest",
+    "SessionReport",
     "Stage",
     "TestCounts",
     "VerificationRules",
@@ -198,6 +200,49 @@ class Metrics(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     build_reused: bool = False
 
 
+class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """What one session of a coding agent did and used, as far as its CLI tells.
+
+    ``ended``: a value of ``actors.agents.session.SessionReason`` (``completed``, ``rate_limited``, ``stalled``, …) or
+    ``no_scripts``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told. Tokens are those of
+    the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended before the CLI summed up,
+    and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none. ``verifications``: how often the agent
+    asked for a verdict while it worked.
+    """
+
+    account: str
+    agent: str
+    ended: str
+    message: str = ""
+    reset_at: float | None = None
+    version: str | None = None
+    model: str | None = None
+    session_id: str | None = None
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    partial: bool = False
+    cost_usd: float | None = None
+    tool_calls: int = 0
+    verifications: int = 0
+    wall_s: float = 0.0
+
+
+class PriorAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A failed attempt on the same pull request, as the next agent is told of it.
+
+    ``failed_at``: where it ended (``Outcome.stage``); ``context``: the digest of what was tried, if there was any.
+    """
+
+    attempt_id: str
+    stage: Stage
+    failed_at: str
+    message: str
+    failure_class: FailureClass | None = None
+    context: str | None = None
+    log_tail: str = ""
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one work order came to.
 
@@ -205,6 +250,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     ``failure_class`` is null exactly when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs``
     maps a kind (``tests``, and a log of each step: ``build_log, smoke_log, test_log, rerun_1_log, control_log``, …) to
     the SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a verdict.
+    ``session``: the agent's session that the order was; its transcript is blob ``transcript``.
     """
 
     verified: bool
@@ -220,6 +266,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     blobs: dict[str, str] = msgspec.field(default_factory=dict)
     log_tail: str = ""
     cancelled: bool = False
+    session: SessionReport | None = None
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,7 +275,8 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     ``context`` is the digest of a ``DockerContext`` whose tar is a blob of that digest, or ``None`` for the stock
     template. ``anchor`` is the commit that the repository tier of images holds. ``log_id`` names the log that the
     attempt belongs to: two logs may hold sweeps of one name. ``known_failures`` is the ``tests`` blob of the attempt
-    that verified ``context`` on the neighbour it is taken from.
+    that verified ``context`` on the neighbour it is taken from. For ``llm_generate``: ``agent`` is the CLI, ``account``
+    the name of the leased account, ``prior`` what was tried before, and ``context`` what the session starts from.
     """
 
     attempt_id: str
@@ -240,4 +288,6 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
     anchor: str
     context: str | None = None
     agent: str | None = None
+    account: str | None = None
+    prior: tuple[PriorAttempt, ...] = ()
     known_failures: str | None = None
