@@ -56,11 +56,12 @@ def compare(expected: Expected, collected: Collected) -> list[Finding]:
     return [found for found in [*findings, _in_submodules(seen)] if found is not None]
 
 
-def written_in(expected: Expected, collected: Collected) -> dict[str, str]:
-    """By node id, the file of the commit in which a collected test certainly stands; others are left out."""
+def written_in(expected: Expected, collected: Collected) -> dict[str, tuple[str, str]]:
+    """By node id, the file of the commit that certainly has a collected test, and its name there; others are left out.
+    The name has the test's classes (``TestShop::test_opens``), one of which may have inherited it."""
     certain = {(test.file, test.name) for test in expected.tests if test.certain_in_file}
     items = _Seen(expected, collected).items
-    return {nodeid: place for nodeid, (place, name) in items.items() if (place, name) in certain}
+    return {nodeid: place for nodeid, place in items.items() if place in certain}
 
 
 class _Seen:

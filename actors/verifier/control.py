@@ -37,7 +37,6 @@ __all__ = [
     "hidden_files",
     "is_test_file",
     "judge",
-    "speaks_of_functions",
     "take_away",
     "unimportable",
 ]
@@ -104,30 +103,6 @@ def hidden_files(tree: CommitTree, modules: Sequence[OwnFile], *, compiled: bool
     return replaced
 
 
-def speaks_of_functions(tree: CommitTree, modules: Sequence[OwnFile], test_files: Collection[str]) -> bool:
-    """Whether tests name a function or method that the package's own files define."""
-    defined: set[str] = set()
-    for one in modules:
-        source = one.source or ""
-        if source in tree.files and source.endswith(".py") and not is_test_file(source):
-            defined |= {node.name for node in _nodes(tree.read(source)) if isinstance(node, Function)}
-    for path in test_files:
-        for node in _nodes(tree.read(path)):
-            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-            names = [part.name for part in node.names] if isinstance(node, ast.ImportFrom) else [name]
-            if not defined.isdisjoint(names):
-                return True
-    return False
-
-
-def _nodes(source: bytes) -> Iterator[ast.AST]:
-    """All nodes of a Python file; none if it cannot be parsed here."""
-    try:
-        return ast.walk(ast.parse(source))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return iter(())
-
-
 def unimportable(modules: Sequence[OwnFile]) -> dict[str, bytes]:
     """What makes the package's Python files raise when they are imported, its tests left out, by path in the image."""
     return {
@@ -135,17 +110,13 @@ def unimportable(modules: Sequence[OwnFile]) -> dict[str, bytes]:
     }
 
 
-def failing_tests(tree: CommitTree, tests: Mapping[str, str]) -> dict[str, bytes]:
+def failing_tests(tree: CommitTree, paths: Collection[str]) -> dict[str, bytes]:
     """What replaces files of tests, so that each of their functions fails as soon as a test runs, by path.
-
-    Args:
-        tree: the commit.
-        tests: file by node id, of tests whose functions stand in their files.
 
     Raises:
         InfraError: git failed.
     """
-    found = {path: take_away(tree.read(path), base="AssertionError") for path in sorted(set(tests.values()))}
+    found = {path: take_away(tree.read(path), base="AssertionError") for path in sorted(paths)}
     return {path: content for path, content in found.items() if content is not None}
 
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from actors.settings import BuildSettings
 from actors.verifier.allowed_plugins import allowed_names
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
-from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, speaks_of_functions, unimportable
+from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
+from actors.verifier.evidence import Functions, speaking, stands_in
 from actors.verifier.expected import Expected, expected_tests
 from actors.verifier.image_files import ImageFiles
 from actors.verifier.installed import plugins, read_installed
@@ -87,28 +88,45 @@ class Inspection:
         """The commit's own list of tests."""
         return expected_tests(self._tree, primary_root=self._primary_root)
 
-    def controls(self, test_files: Collection[str]) -> list[Mapping[str, bytes | None]]:
+    def speaking(self, tests: Mapping[str, tuple[str, str]]) -> set[str]:
+        """Of tests, those that speak of a function of the package: see ``evidence.py``. ``tests``: file of the commit,
+        and name there, by node id. All of them, if the package has compiled modules: nobody reads those."""
+        if self._is_compiled:
+            return set(tests)
+        sources = [one.source for one in self._facts.own if one.source in self._tree.files]
+        own = [path for path in sources if path and path.endswith(".py") and not is_test_file(path)]
+        return speaking(self._tree, Functions.of(self._tree, own), tests)
+
+    def controls(self, *, speaking: bool) -> list[Mapping[str, bytes | None]]:
         """What is laid over the image for the negative control: the first, and those for when that passes too much.
 
         First the functions of the package raise. A package whose work is done by compiled modules passes that in good
         faith, so they are taken away next. Where there are none, the tests may be of constants alone: then the modules
-        cannot be imported. That is an answer only if the tests speak of no function of the package: else something
-        stands in for the functions, and would be taken away with them.
+        cannot be imported. That is an answer only if no test of the sample speaks of a function of the package: else
+        something stands in for the functions, and would be taken away with them.
 
         Args:
-            test_files: the commit's files in which the sample's tests stand.
+            speaking: whether the tests of the sample speak of functions.
         """
         own, tree = self._facts.own, self._tree
         found = [hidden_files(tree, own)]
-        if any(one.path.endswith(COMPILED) for one in own):
+        if self._is_compiled:
             found.append(hidden_files(tree, own, compiled=True))
-        elif not speaks_of_functions(tree, own, test_files):
+        elif not speaking:
             found.append(unimportable(own))
         return [{f"/{path}": content for path, content in files.items()} for files in found if files]
 
-    def failing(self, tests: Mapping[str, str]) -> dict[str, bytes | None]:
-        """What is laid over the image to have these tests fail; ``tests``: file of the commit by node id."""
-        return self.in_image(failing_tests(self._tree, tests))
+    @property
+    def _is_compiled(self) -> bool:
+        return any(one.path.endswith(COMPILED) for one in self._facts.own)
+
+    def failing(self, tests: Mapping[str, tuple[str, str]]) -> dict[str, bytes | None]:
+        """What is laid over the image to have these tests fail; ``tests``: as for ``speaking``."""
+        return self.in_image(failing_tests(self._tree, {path for path, _ in tests.values()}))
+
+    def standing(self, tests: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        """Of tests, those whose function is written in their file, not inherited from another."""
+        return {test: place for test, place in tests.items() if stands_in(self._tree, *place)}
 
     def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
         """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""

@@ -172,7 +172,7 @@ def _run_again(session: Session, subject: Subject, outcomes: list[TestOutcome]) 
 
 def _failing_control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
     """With the tests' own code taken away, and everything else in its place, the tests that passed must not pass."""
-    places = written_in(subject.inspection.expected, collected)
+    places = subject.inspection.standing(written_in(subject.inspection.expected, collected))
     passed = {one.test: one.outcome for one in outcomes if one.test in places}
     chosen = control.choose(passed, seed=subject.seed, at_most=CONTROL_SAMPLE)
     files = subject.inspection.failing({test: places[test] for test in chosen})
@@ -202,13 +202,17 @@ def _control_s(session: Session) -> float:
 def _control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
     """With the package's own code taken away, the tests that passed must not pass."""
     trial = session.trial
-    chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    places = written_in(subject.inspection.expected, collected)
+    silent = set(places) - subject.inspection.speaking(places)
+    passed = {one.test: one.outcome for one in outcomes}
+    telling = {test: outcome for test, outcome in passed.items() if test not in silent}
+    chosen = control.choose(telling, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    is_speaking = bool(chosen)
+    chosen = chosen or control.choose(passed, seed=subject.seed, at_most=CONTROL_SAMPLE)
     finding: Finding | None = Finding(
         defence=Defence.CONTROL, message="the package has no code that could be taken away"
     )
-    places = written_in(subject.inspection.expected, collected)
-    controls = subject.inspection.controls({places[test] for test in chosen if test in places})
-    for number, files in enumerate(controls, start=1):
+    for number, files in enumerate(subject.inspection.controls(speaking=is_speaking), start=1):
         run = session.pytest(
             "control" if number == 1 else f"control_{number}",
             plugins=subject.inspection.plugins,
