@@ -39,6 +39,7 @@ from actors.verifier.pids_watch import PidsWatch
 from events.errors import InfraError
 
 __all__ = [
+    "BYTECODE_PREFIX",
     "CAPABILITIES",
     "CHECKOUT",
     "ENVIRONMENT",
@@ -54,6 +55,11 @@ CHECKOUT = "/workspace/repo"
 PYTHON = "/opt/venv/bin/python"
 SCRIPTS = "/headrace/inside"
 """Where ``actors/verifier/inside`` is mounted."""
+KEEPER = f"{SCRIPTS}/keeper.py"
+BYTECODE = "/headrace/bytecode"
+"""Where byte code is mounted that was compiled from genuine sources (``bytecode.py``)."""
+BYTECODE_PREFIX = "/tmp/headrace-pycache"  # noqa: S108 - inside the container
+"""Where commands look for byte code: of a container's own, with what is mounted linked into it."""
 TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - inside the container
 """Fresh volumes rather than tmpfs, whose content would count as memory: honest tests write large temporary files."""
 
@@ -74,7 +80,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
     "PYTHONHASHSEED": "0",
-    "PYTHONPYCACHEPREFIX": "/tmp/headrace-pycache",  # noqa: S108 - compiled code of the image is never used
+    "PYTHONPYCACHEPREFIX": BYTECODE_PREFIX,  # compiled code of the image is never used
     "PYTHONUNBUFFERED": "1",
 }
 """The whole environment of a verification command."""
@@ -88,8 +94,9 @@ OPEN_FILES = 4096
 DEADLINE_GRACE_S = 5.0
 """How much later than the limit the deadline inside is: seconds for this side to end the container first."""
 STOP_S = 30.0
-INTERPRETER = (PYTHON, "-I", "-S", "-B", "-X", f"pycache_prefix={SCRIPTS}/none")
-"""Process 1 reads no byte code of the image: its prefix lies in a read-only mount, where the image has nothing."""
+INTERPRETER = (PYTHON, "-I", "-S", "-B", "-X")
+"""Of process 1, which reads no byte code of the image: its prefix lies in a read-only mount, where the image has
+nothing, or in the first of the folders of genuine byte code."""
 POLL_S = 0.1
 KILLED = 137
 """Exit code of a process 1 that was killed. Nothing inside a container can kill it: the engine or the kernel did."""
@@ -144,6 +151,7 @@ def run_in_container(
     files: Mapping[str, bytes | None] | None = None,
     executables: Collection[str] = (),
     extra_mounts: Mapping[str, Path] | None = None,
+    bytecode: Mapping[str, Path] | None = None,
     network: str = "none",
     max_log_bytes: int = MAX_LOG_BYTES,
     channel: ChannelMaker = MountedFiles,
@@ -165,6 +173,7 @@ def run_in_container(
             with all that it holds. They belong to root, with mode 0644.
         executables: those of ``files`` that have mode 0755 instead.
         extra_mounts: files or folders of this host, mounted read-only, by absolute path in the container.
+        bytecode: folders of this host with byte code that commands may use, by a name of each.
         network: the engine's network that the container is attached to.
         max_log_bytes: output beyond this is dropped, with a note in the log.
         channel: how results leave the container; only tests replace it.
@@ -178,16 +187,18 @@ def run_in_container(
     laid = files or {}
     removed = [path for path, content in laid.items() if content is None]
     writable = opened.mounts()
+    compiled = {f"{BYTECODE}/{name}": folder for name, folder in (bytecode or {}).items()}
     _warn_without_seccomp(engine)
     with engine.translated(f"create a test container of {image[:19]}"):
         created = engine.api.create_container(
             image,
-            entrypoint=[*INTERPRETER, f"{SCRIPTS}/keeper.py"],
+            entrypoint=[*INTERPRETER, f"pycache_prefix={next(iter(compiled), SCRIPTS + '/none')}", KEEPER],
             command=[
                 f"{limits.wall_s + DEADLINE_GRACE_S:g}",
                 folder,
                 msgspec.json.encode(dict(environment)).decode(),
                 msgspec.json.encode(removed).decode(),
+                msgspec.json.encode([BYTECODE_PREFIX, *compiled]).decode(),
                 *command,
             ],
             environment=dict.fromkeys(_variables(engine.api, image)),
@@ -198,7 +209,10 @@ def run_in_container(
             healthcheck={"test": ["NONE"]},
             stop_timeout=1,
             host_config=_host_config(
-                engine.api, limits=limits, network=network, mounts=_mounts(writable, extra_mounts or {})
+                engine.api,
+                limits=limits,
+                network=network,
+                mounts=_mounts(writable, {**(extra_mounts or {}), **compiled}),
             ),
         )
     container = str(created["Id"])

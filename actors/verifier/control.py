@@ -27,6 +27,7 @@ import msgspec
 
 from actors.verifier.commit import CommitTree
 from actors.verifier.defences import Defence, Finding
+from actors.verifier.syntax import UNPARSABLE, parse
 
 __all__ = [
     "COMPILED",
@@ -124,8 +125,8 @@ def take_away(source: bytes, *, base: str = "BaseException") -> bytes | None:
     """A Python file whose functions raise while a test runs; ``None`` if it has none. One that cannot be parsed here
     raises when it is imported. ``base``: the class that what they raise is derived from."""
     try:
-        module = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        module = parse(source)
+    except UNPARSABLE:
         return UNREADABLE
     encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
     lines = source.decode(encoding).encode().splitlines(keepends=True)  # the parser counts bytes of UTF-8

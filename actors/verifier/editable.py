@@ -18,6 +18,7 @@ from actors.verifier.image_files import FileTooLarge, ImageFiles
 from actors.verifier.installed import Distribution
 from actors.verifier.layout import CHECKOUT, Layout
 from actors.verifier.provenance import RUNNER_MODULES
+from actors.verifier.syntax import literal, parse
 from actors.verifier.truth import IndexTruth, Release
 
 __all__ = ["BACKEND_IS_AWAY", "EditableCode", "in_checkout", "is_namespace_line", "is_starter"]
@@ -75,7 +76,7 @@ def is_namespace_line(line: str) -> bool:
     if found is None:
         return False
     try:
-        names = ast.literal_eval(found["names"])
+        names = literal(found["names"])
     except (ValueError, SyntaxError):
         return False
     if not isinstance(names, tuple) or not all(isinstance(name, str) and name.isidentifier() for name in names):
@@ -128,7 +129,7 @@ class EditableCode:
         if sorted(values) != ["MAPPING", "NAMESPACES", "PATH_PLACEHOLDER"] or not _is_placeholder(values):
             return False
         try:
-            mapping, namespaces = ast.literal_eval(values["MAPPING"]), ast.literal_eval(values["NAMESPACES"])
+            mapping, namespaces = literal(values["MAPPING"]), literal(values["NAMESPACES"])
         except (ValueError, SyntaxError):
             return False
         if not (isinstance(mapping, dict) and isinstance(namespaces, dict)):
@@ -149,7 +150,7 @@ class EditableCode:
         for number in dict.fromkeys(numbers):
             release = self._truth.release("setuptools", number)
             source = _read(release, "setuptools/command/editable_wheel.py")
-            for node in ast.walk(ast.parse(source)):
+            for node in ast.walk(parse(source)):
                 if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_FINDER_TEMPLATE":
                     template = ast.literal_eval(node.value)
                     yield template.format(mapping={}, namespaces={}, name="")
@@ -205,7 +206,7 @@ def is_starter(text: str) -> bool:
     """Whether a text starts a finder with literals that name no program but ninja, no folder outside the checkout, and
     no module that pytest or the interpreter has: such finders come before all others."""
     try:
-        tree = ast.parse(text)
+        tree = parse(text)
         for call in [node for node in ast.walk(tree) if isinstance(node, ast.Call)]:
             if ast.unparse(call.func) in {"install", "MesonpyMetaFinder"} and not call.keywords:
                 values = [ast.literal_eval(value) for value in call.args]

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from actors.verifier.commit import CommitTree
+from actors.verifier.syntax import parsed
 
-__all__ = ["Functions", "speaking", "stands_in"]
+__all__ = ["Functions", "speaking", "standing"]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 SET_UP = ("setup", "setUp", "teardown", "tearDown", "async_setup", "asyncSetUp", "asyncTearDown")
@@ -41,7 +42,7 @@ class Functions(msgspec.Struct, frozen=True):
         plain: set[str] = set()
         classes: list[ast.ClassDef] = []
         for source in sources:
-            module = _parsed(tree.read(source))
+            module = parsed(tree.read(source))
             for node in _outside_functions(module) if module is not None else ():
                 if isinstance(node, Function):
                     names.add(node.name)
@@ -70,9 +71,18 @@ def speaking(tree: CommitTree, functions: Functions, tests: Mapping[str, tuple[s
     return {nodeid for nodeid, (path, name) in tests.items() if files.speaks(path, name)}
 
 
-def stands_in(tree: CommitTree, path: str, name: str) -> bool:
-    """Whether a test's function is written in this file and class itself, not inherited from another."""
-    return _find(_parsed(tree.read(path)), name) is not None
+def standing(tree: CommitTree, tests: Mapping[str, tuple[str, str]]) -> set[str]:
+    """Of tests, those whose function is written in their file and class itself, not inherited from another.
+
+    Args:
+        tree: the commit.
+        tests: as for ``speaking``.
+
+    Raises:
+        InfraError: git failed.
+    """
+    read = {path: parsed(tree.read(path)) for path in {path for path, _ in tests.values()}}
+    return {nodeid for nodeid, (path, name) in tests.items() if _find(read[path], name) is not None}
 
 
 class _Module:
@@ -180,7 +190,7 @@ class _Files:
 
     def _module(self, path: str) -> _Module | None:
         if path not in self._modules:
-            tree = _parsed(self._tree.read(path))
+            tree = parsed(self._tree.read(path))
             self._modules[path] = _Module(tree) if tree is not None else None
         return self._modules[path]
 
@@ -274,10 +284,3 @@ def _last_names(bases: Sequence[ast.expr]) -> set[str]:
         for one in plain
         if isinstance(one, ast.Attribute | ast.Name)
     }
-
-
-def _parsed(source: bytes) -> ast.Module | None:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

@@ -18,9 +18,10 @@ import msgspec
 
 from actors.verifier.commit import CommitTree
 from actors.verifier.declared_tests import Class, Declared, FileRules, Names, declared_tests, read_module
-from actors.verifier.own_hooks import OwnHooks, parsed, read_hooks
+from actors.verifier.own_hooks import OwnHooks, read_hooks
 from actors.verifier.pytest_config import PytestConfig, matches_path, read_config
 from actors.verifier.selection import Selection, mentions_of, selections_of
+from actors.verifier.syntax import parsed
 
 __all__ = ["Expected", "ExpectedTest", "expected_tests"]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
+
+from actors.verifier.syntax import UNPARSABLE, parse
 
 __all__ = ["is_generator_output", "is_literal", "reaches"]
 
@@ -77,10 +78,8 @@ def reaches(source: bytes) -> str | None:
 
 def _parse(source: bytes) -> ast.Module | str:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
+        return parse(source)
+    except UNPARSABLE as exc:
         return f"it cannot be parsed ({type(exc).__name__})"
 
 

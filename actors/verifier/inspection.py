@@ -13,7 +13,7 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
@@ -23,12 +23,13 @@ from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings
 from actors.verifier.allowed_plugins import allowed_names
+from actors.verifier.bytecode import Sources, genuine_sources
 from actors.verifier.commit import CommitTree
 from actors.verifier.container import CHECKOUT
 from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.environment import check_environment
-from actors.verifier.evidence import Functions, speaking, stands_in
+from actors.verifier.evidence import Functions, speaking, standing
 from actors.verifier.expected import Expected, expected_tests
 from actors.verifier.image_files import ImageFiles
 from actors.verifier.installed import plugins, read_installed
@@ -66,13 +67,14 @@ SOLD = {
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of an inspection. ``findings``: by defence; ``plugins``: distributions that bring pytest plug-ins;
-    ``allowed``: those of them that may be loaded."""
+    ``allowed``: those of them that may be loaded; ``genuine``: code that is known to be genuine and may be compiled."""
 
     findings: list[Finding]
     distributions: list[str]
     own: list[OwnFile]
     plugins: list[str]
     allowed: list[str]
+    genuine: list[Sources]
 
 
 class Inspection:
@@ -82,8 +84,10 @@ class Inspection:
         self._facts, self._tree, self._primary_root = facts, tree, primary_root
         self.plugins: list[str] = facts.plugins if every_plugin else facts.allowed
         """Distributions whose plug-ins pytest may load."""
+        self.genuine = facts.genuine
+        """Code that is known to be genuine: see ``bytecode.py``."""
 
-    @property
+    @cached_property
     def expected(self) -> Expected:
         """The commit's own list of tests."""
         return expected_tests(self._tree, primary_root=self._primary_root)
@@ -126,7 +130,8 @@ class Inspection:
 
     def standing(self, tests: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
         """Of tests, those whose function is written in their file, not inherited from another."""
-        return {test: place for test, place in tests.items() if stands_in(self._tree, *place)}
+        found = standing(self._tree, tests)
+        return {test: place for test, place in tests.items() if test in found}
 
     def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
         """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""
@@ -208,13 +213,15 @@ class Inspector:
         origin = check_origin(files, tree, primary_root=request.primary_root or ".")
         own = {one.name for one in origin.distributions}
         named = own | allowed_names(tree, env_payload=request.env_payload or "")
+        modules = [OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files]
         bringing = sorted({one.distribution for one in plugins(installed)})
         return Facts(
             findings=[*findings, *origin.findings],
             distributions=[f"{one.name} {one.version}" for one in origin.distributions],
-            own=[OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files],
+            own=modules,
             plugins=bringing,
             allowed=[name for name in bringing if name in named],
+            genuine=genuine_sources(files, without={one.path for one in modules}),
         )
 
     def _kept(self, key: str) -> Facts | None:
@@ -240,7 +247,7 @@ class Inspector:
 
 
 def _refused(finding: Finding) -> Facts:
-    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[])
+    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[], genuine=[])
 
 
 def _of(facts: Facts, defence: Defence) -> list[Finding]:

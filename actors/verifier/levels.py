@@ -5,6 +5,8 @@ Each raises :class:`actors.verifier.trial.Refused` at the first thing that refus
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 
 from actors.verifier import control, judging
@@ -12,6 +14,7 @@ from actors.verifier.collection import Collected, CollectorReport, compare, writ
 from actors.verifier.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.inspection import Inspection
+from actors.verifier.lanes import side_by_side
 from actors.verifier.report import ReportRefused, TestOutcome, counts, encode_outcomes, read_report
 from actors.verifier.session import PytestRun, Session
 from events.work import VerificationRules
@@ -89,24 +92,48 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     trial.stage = "tests"
     settings = session.settings
     plugins = subject.inspection.plugins
-    run = session.pytest("test", plugins=plugins, wall_s=settings.test_timeout_s)
-    trial.test_s = run.wall_s
-    outcomes = judging.mark_known(run.report.outcomes, subject.known_failures)
-    _keep(session, outcomes)
-    trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
-    if trial.applies(Defence.COLLECTION):
-        found = compare(subject.inspection.expected, _collected(run))
-        trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
+    with ThreadPoolExecutor(max_workers=1) as host:
+        expected = host.submit(lambda: subject.inspection.expected)  # while the container works
+        run = session.pytest("test", plugins=plugins, wall_s=settings.test_timeout_s)
+        trial.test_s = run.wall_s
+        outcomes = judging.mark_known(run.report.outcomes, subject.known_failures)
+        _keep(session, outcomes)
+        trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
+        if trial.applies(Defence.COLLECTION):
+            found = compare(expected.result(), _collected(run))
+            trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
     _complete(session, run)
-    outcomes = _run_again(session, subject, outcomes)
-    _keep(session, outcomes)
-    good, detail = judging.judge(outcomes, subject.rules, passed_before=subject.passed_before)
-    if not good:
-        trial.refuse("tests", detail)
-    trial.note("tests", detail)
-    if trial.applies(Defence.CONTROL):
-        _failing_control(session, subject, outcomes, _collected(run))
-        _control(session, subject, outcomes, _collected(run))
+    return _settled(session, subject, outcomes, _collected(run))
+
+
+def _settled(
+    session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected
+) -> list[TestOutcome]:
+    """The final outcomes: failing tests are run again; beside that, where it is likely to end well, the controls."""
+
+    def again(branch: Session) -> list[TestOutcome]:
+        found = _run_again(branch, subject, outcomes)
+        _keep(branch, found)
+        good, detail = judging.judge(found, subject.rules, passed_before=subject.passed_before)
+        if not good:
+            branch.trial.refuse("tests", detail)
+        branch.trial.note("tests", detail)
+        return found
+
+    def failing(branch: Session) -> list[TestOutcome]:
+        _failing_control(branch, subject, outcomes, collected)
+        return []
+
+    def control(branch: Session) -> list[TestOutcome]:
+        _control(branch, subject, outcomes, collected)
+        return []
+
+    controls = [failing, control] if session.trial.applies(Defence.CONTROL) else []
+    if judging.judge(outcomes, subject.rules, passed_before=subject.passed_before)[0]:
+        return side_by_side(session, [again, *controls])[0]
+    outcomes = again(session)
+    if controls:
+        side_by_side(session, controls)
     return outcomes
 
 

@@ -16,6 +16,7 @@ import msgspec
 from actors.verifier.commit import CommitTree
 from actors.verifier.declared_tests import dotted
 from actors.verifier.pytest_config import PytestConfig
+from actors.verifier.syntax import parsed
 
 __all__ = ["OwnHooks", "parsed", "read_hooks"]
 
@@ -55,14 +56,6 @@ class OwnHooks(msgspec.Struct, kw_only=True):
     deselecting: list[str] = []
     words: set[str] = set()
     reasons: list[str] = []
-
-
-def parsed(text: str) -> ast.Module | None:
-    """The syntax tree of a Python file, or ``None`` if this interpreter cannot parse it."""
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def read_hooks(tree: CommitTree, config: PytestConfig) -> OwnHooks:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from actors.verifier.commit import CommitTree
+from actors.verifier.syntax import parse_expression
 
 __all__ = ["Selection", "mentions_of", "selections_of"]
 
@@ -88,7 +89,7 @@ def _selection(expression: str, *, marks: bool) -> Selection:
 
     text = WORD.sub(replaced, expression)
     try:
-        keeps_others = _value(ast.parse(text.strip(), mode="eval").body)
+        keeps_others = _value(parse_expression(text))
     except (SyntaxError, ValueError):
         keeps_others = False
     return Selection(marks, tuple(dict.fromkeys(words)), keeps_others)

@@ -203,6 +203,11 @@ class Altered:
             self.engine, self._made[-1], parent_id=self.sample.parent_id, cache_dir=self.cache_dir / "cache"
         )
 
+    @property
+    def image(self) -> str:
+        """Id of the image that was laid over last."""
+        return self._made[-1]
+
     def close(self) -> None:
         """Removes the images that were laid over."""
         for image_id in self._made:

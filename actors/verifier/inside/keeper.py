@@ -1,9 +1,10 @@
 """Process 1 of a verification container: starts one command, ends with it, and never outlives its deadline.
 
-Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON REMOVED_JSON COMMAND [ARGUMENT ...]``
+Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON REMOVED_JSON BYTECODE_JSON COMMAND [ARGUMENT ...]``
 
 * The paths of ``REMOVED_JSON``, a list, are taken away first, folders with all that they hold; no link is followed.
 * The folders for temporary files, which are fresh volumes, get the mode that everybody expects of them.
+* Of ``BYTECODE_JSON``, a list, the first is a folder in which links to what the others hold are put.
 * The command gets the given environment and nothing of the image's.
 * When the command ends, this process ends, and with it whatever the command left running: the kernel kills the
   processes of a pid namespace whose first process is gone.
@@ -15,7 +16,7 @@ Usage: ``keeper.py DEADLINE_S FOLDER ENVIRONMENT_JSON REMOVED_JSON COMMAND [ARGU
 Exit code: the command's own; 192 + n when signal n ended the command (distinct from 128 + n, with which the engine
 reports a signal to this process); 124 after the deadline; 127 when the command cannot be started.
 
-It runs without the image's byte code, so every import costs the time to compile it: only what is needed.
+It runs without the image's byte code, so an import may cost the time to compile it: only what is needed.
 """
 
 from __future__ import annotations
@@ -44,6 +45,27 @@ def prepare(removed: list[str]) -> None:
             os.chmod(folder, TEMPORARY_MODE)  # noqa: PTH101
     for path in removed:
         take_away(path)
+
+
+def link(place: str, folder: str) -> None:
+    """Puts links to byte code below ``place``: to a folder that holds files as a whole, but to each part of a
+    site-packages, whose other parts are compiled here.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    with os.scandir(folder) as found:
+        entries = list(found)
+    if any(entry.is_file() for entry in entries) and not folder.endswith("/site-packages"):
+        os.symlink(folder, place)  # noqa: PTH211
+        return
+    os.makedirs(place, exist_ok=True)  # noqa: PTH103
+    for entry in entries:
+        here = f"{place}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            link(here, entry.path)
+        else:
+            os.symlink(entry.path, here)  # noqa: PTH211
 
 
 def take_away(path: str) -> None:
@@ -107,9 +129,12 @@ def reap(child: int) -> int | None:
 
 def main(arguments: list[str]) -> int:
     """Prepares and runs, as the usage says."""
-    deadline_s, folder, environment, removed, *command = arguments
+    deadline_s, folder, environment, removed, bytecode, *command = arguments
     try:
         prepare(json.loads(removed))
+        prefix, *compiled = json.loads(bytecode)
+        for one in compiled:
+            link(prefix, one)
     except OSError as exc:
         sys.stderr.write(f"headrace: the container cannot be prepared: {exc}\n")
         return CANNOT_START

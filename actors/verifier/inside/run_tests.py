@@ -45,7 +45,7 @@ def blocked_plugins(allowed: set[str]) -> list[str]:
     return sorted(names)
 
 
-def arguments(blocked: list[str]) -> list[str]:
+def arguments(blocked: list[str], traceback: str) -> list[str]:
     """Pytest's arguments, beside those that the repository's configuration adds."""
     fixed = [
         "-p",
@@ -54,6 +54,7 @@ def arguments(blocked: list[str]) -> list[str]:
         "--continue-on-collection-errors",
         "--maxfail=0",
         "--color=no",
+        "--tb=" + traceback,
     ]
     for name in blocked:
         fixed += ["-p", "no:" + name]
@@ -74,7 +75,7 @@ def main(request_file: str) -> None:
     blocked = blocked_plugins(set(request["plugins"]))
     sys.path.append(str(Path(__file__).parent))  # where pytest, and the workers of pytest-xdist, find the reporter
     importlib.import_module(REPORTER).begin(request_file, request)
-    sys.argv = ["pytest", *arguments(blocked)]
+    sys.argv = ["pytest", *arguments(blocked, request["traceback"])]
     runpy.run_module("pytest", run_name="__main__", alter_sys=True)
 
 
