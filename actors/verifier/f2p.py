@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from actors.verifier import judging
-from actors.verifier.commit import CommitTree
 from actors.verifier.lanes import side_by_side
 from actors.verifier.levels import Subject
-from actors.verifier.patches import apply_patches, compiled_sources
-from actors.verifier.report import TestOutcome
 from actors.verifier.session import PytestRun, Session
+from actors.verifier.suite import judging
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.patches import apply_patches, compiled_sources
+from actors.verifier.suite.report import TestOutcome
 from events.errors import InputError
 from events.work import FailureClass, PullRequest
 from store.docker_context import DockerContext

@@ -22,25 +22,25 @@ from loguru import logger
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings
-from actors.verifier.allowed_plugins import allowed_names
-from actors.verifier.bytecode import Sources, genuine_sources
-from actors.verifier.commit import CommitTree
-from actors.verifier.container import CHECKOUT
-from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
+from actors.verifier.checks.allowed_plugins import allowed_names
+from actors.verifier.checks.environment import check_environment
+from actors.verifier.checks.origin import check_origin
+from actors.verifier.checks.provenance import check_provenance
+from actors.verifier.checks.startup import check_startup
+from actors.verifier.checks.tools import check_channel, check_tools
+from actors.verifier.checks.tree import check_tree
+from actors.verifier.checks.truth import IndexTruth
+from actors.verifier.containers.bytecode import Sources, genuine_sources
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.environment import check_environment
-from actors.verifier.evidence import Functions, speaking, standing
-from actors.verifier.expected import Expected, expected_tests
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.installed import plugins, read_installed
-from actors.verifier.layers import ImageRefused, open_image
-from actors.verifier.origin import check_origin
-from actors.verifier.provenance import check_provenance
-from actors.verifier.startup import check_startup
-from actors.verifier.tools import check_channel, check_tools
-from actors.verifier.tree import check_tree
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.installed import plugins, read_installed
+from actors.verifier.image.layers import ImageRefused, open_image
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
+from actors.verifier.suite.evidence import Functions, speaking, standing
+from actors.verifier.suite.expected import Expected, expected_tests
 from actors.verifier.trial import Trial
-from actors.verifier.truth import IndexTruth
 from events.errors import InfraError
 from events.work import Level, PullRequest
 
@@ -263,6 +263,6 @@ def _key(image: BuiltImage, request: PullRequest) -> str:
 def _own_code() -> str:
     """A digest of this package: facts that other code found are not used."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from actors.verifier import control, judging
-from actors.verifier.collection import Collected, CollectorReport, compare, written_in
-from actors.verifier.container import CHECKOUT
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.inspection import Inspection
 from actors.verifier.lanes import side_by_side
-from actors.verifier.report import ReportRefused, TestOutcome, counts, encode_outcomes, read_report
 from actors.verifier.session import PytestRun, Session
+from actors.verifier.suite import control, judging
+from actors.verifier.suite.collection import Collected, CollectorReport, compare, written_in
+from actors.verifier.suite.report import ReportRefused, TestOutcome, counts, encode_outcomes, read_report
 from events.work import VerificationRules
 
 __all__ = ["SmokeReport", "Subject", "smoke", "tests"]

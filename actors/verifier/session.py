@@ -18,8 +18,8 @@ import msgspec
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import VerifySettings
-from actors.verifier.channel import ChannelMaker, MountedFiles
-from actors.verifier.container import (
+from actors.verifier.containers.channel import ChannelMaker, MountedFiles
+from actors.verifier.containers.container import (
     BYTECODE_PREFIX,
     CHECKOUT,
     ENVIRONMENT,
@@ -31,8 +31,8 @@ from actors.verifier.container import (
     run_in_container,
 )
 from actors.verifier.defences import Defence
-from actors.verifier.judging import NAMED_TESTS
-from actors.verifier.report import ReportRefused, RunReport, parse_report, read_report
+from actors.verifier.suite.judging import NAMED_TESTS
+from actors.verifier.suite.report import ReportRefused, RunReport, parse_report, read_report
 from actors.verifier.trial import Trial
 from events.work import FailureClass
 

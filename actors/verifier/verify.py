@@ -21,18 +21,18 @@ import msgspec
 from actors.images.engine import TIER_TEST, Engine, attempt_labels
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings, VerifySettings
-from actors.verifier.audit import audit
-from actors.verifier.bytecode import Bytecode
-from actors.verifier.commit import CommitTree
-from actors.verifier.container import CHECKOUT
+from actors.verifier.checks.audit import audit
+from actors.verifier.checks.template import check_template
+from actors.verifier.containers.bytecode import Bytecode
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence
 from actors.verifier.f2p import f2p
 from actors.verifier.inspection import Inspector
 from actors.verifier.lanes import side_by_side
 from actors.verifier.levels import Subject, smoke, tests
-from actors.verifier.report import TestOutcome, decode_outcomes
 from actors.verifier.session import Means, Session
-from actors.verifier.template import check_template
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.report import TestOutcome, decode_outcomes
 from actors.verifier.trial import Refused, Trial, Verdict
 from events.errors import InfraError
 from events.work import FailureClass, Level, Stage, WorkOrder

@@ -25,8 +25,8 @@ from actors.settings import VerifySettings
 from actors.templates import stock_context
 from actors.verifier import TestOutcome, Verdict, Verifier
 from actors.verifier.defences import Defence
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.layers import open_image
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.layers import open_image
 from events.work import VerificationRules, WorkOrder
 from tests.engine_fixtures import GitProject, TestBench
 

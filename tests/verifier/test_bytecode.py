@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.images import BuiltImage, Engine
-from actors.verifier.bytecode import Bytecode, Sources, genuine_sources
+from actors.verifier.containers.bytecode import Bytecode, Sources, genuine_sources
 from tests.engine_fixtures import TestBench
 from tests.verifier.commands import Commands
 from tests.verifier.images import Altered

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.bytecode import NotCompiled, unpacked
+from actors.verifier.containers.bytecode import NotCompiled, unpacked
 
 
 def archive(folder: Path, *members: tarfile.TarInfo) -> Path:

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from actors.verifier.control import OwnFile, choose, hidden_files, is_test_file, judge, take_away
 from actors.verifier.defences import Defence
+from actors.verifier.suite.control import OwnFile, choose, hidden_files, is_test_file, judge, take_away
 from tests.verifier.commits import committed
 
 PACKAGE = '''\

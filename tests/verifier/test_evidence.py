@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.evidence import Functions, speaking, standing
+from actors.verifier.suite.evidence import Functions, speaking, standing
 from tests.verifier.commits import committed
 
 PACKAGE = """\

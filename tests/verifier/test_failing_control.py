@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from actors.verifier.collection import Collected, CollectorReport, written_in
-from actors.verifier.commit import CommitTree
-from actors.verifier.control import failing_tests, judge
-from actors.verifier.expected import expected_tests
+from actors.verifier.suite.collection import Collected, CollectorReport, written_in
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.control import failing_tests, judge
+from actors.verifier.suite.expected import expected_tests
 from tests.verifier.commits import committed
 
 TESTS = """\

@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.verifier.inside import run_tests
-from actors.verifier.report import (
+from actors.verifier.containers.inside import run_tests
+from actors.verifier.suite.report import (
     MAX_MESSAGE_CHARS,
     ReportRefused,
     RunReport,

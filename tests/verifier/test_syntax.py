@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from actors.verifier.syntax import literal, parse, parse_expression, parsed
+from actors.verifier.suite.syntax import literal, parse, parse_expression, parsed
 
 DEEP = "x = " + "[" * 60 + "]" * 60 + "\n"
 
