@@ -63,6 +63,21 @@ class GovernorState(msgspec.Struct, kw_only=True):
     recent: dict[str, list[Used]] = msgspec.field(default_factory=dict)
     counted: set[str] = msgspec.field(default_factory=set)
 
+    def copy(self) -> GovernorState:
+        """A state of its own, which can go ahead of what is durable."""
+        replace = msgspec.structs.replace
+        return replace(
+            self,
+            leases=dict(self.leases),
+            taken={account: set(slots) for account, slots in self.taken.items()},
+            pauses={account: replace(one) for account, one in self.pauses.items()},
+            spent={
+                sweep: {account: replace(one) for account, one in given.items()} for sweep, given in self.spent.items()
+            },
+            recent={account: list(given) for account, given in self.recent.items()},
+            counted=set(self.counted),
+        )
+
     def free_slots(self, account: str) -> list[int]:
         """The free slots of an account, lowest first; none for an unknown account."""
         known = self.accounts.get(account)
