@@ -51,7 +51,7 @@ from store.read_models import CachedContext
 __all__ = ["Means", "RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
 
 GRACE_S = 5.0
-TELL_S = 10.0
+TELL_S = 60.0
 """How long a repository that is done waits for the governor to know what its sessions used."""
 KEEP_DRAINED_EVERY = 100
 """A drained stream is read by every later status and run: it gets a snapshot after this many events already."""
@@ -227,6 +227,7 @@ class RepositoryActor:
                 self._spawn(self._finish(one.attempt_id, self._follower.follow(one)))
             else:
                 await self._decide(await self._follower.settle(one))
+                self._tell(one)
         if not self._is_new:  # else no earlier incarnation has held a lease
             await self._desk.give_back_all_but(self._name, keep, self._claim)
         await self._cancel_losers()
@@ -242,6 +243,8 @@ class RepositoryActor:
         refused, patience_s = self._seeker.refusal()
         if want.sessions and refused is not None:
             await self._await_lease(want, refused)
+            if self._wake.is_set():
+                return  # something has happened meanwhile
             if refused.never and not (want.runners or want.next_at or self._tasks or self._seeker.is_seeking_runners):
                 self._undone = refused.reason
                 return
