@@ -80,14 +80,20 @@ def _count_session(state: RepositoryState, attempt: InFlight, report: SessionRep
         )
 
 
+def _descends(state: RepositoryState, attempt: InFlight, made: str | None) -> None:
+    """What a session left was made from what it started from, whatever became of it: the next may start from that."""
+    if made is not None and attempt.context is not None and attempt.context != made:
+        state.parents.setdefault(made, set()).add(attempt.context)
+
+
 def attempt_succeeded(state: RepositoryState, event: AttemptSucceeded) -> None:
     """A pull request is verified; sessions that raced on it have lost."""
     pr, attempt, to = _end_attempt(state, event.attempt_id, event.issue_number, "AttemptSucceeded")
     state.infra_streak, state.not_before = 0, 0.0
     _count_session(state, attempt, event.outcome.session)
     pr.verified_by, pr.source, pr.tests = attempt.stage, attempt.source, event.outcome.blobs.get("tests")
-    if attempt.stage is _LLM_GENERATE and attempt.context is not None and attempt.context != event.context:
-        state.parents.setdefault(event.context, set()).add(attempt.context)
+    if attempt.stage is _LLM_GENERATE:
+        _descends(state, attempt, event.context)
     succeed(state, pr, to, event.context, event.outcome.message)
 
 
@@ -97,6 +103,8 @@ def attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
     pr.state, pr.reason = to, event.outcome.message
     _count_session(state, attempt, event.outcome.session)
     made = event.outcome.context if attempt.stage is _LLM_GENERATE else None
+    if attempt.account is not None:
+        _descends(state, attempt, made)
     if event.outcome.failure_class is FailureClass.INFRA:
         pr.infra_failures += 1
         pr.not_before = event.retry_at or 0.0
@@ -126,6 +134,7 @@ def attempt_rate_limited(state: RepositoryState, event: AttemptRateLimited) -> N
     pr.state, pr.reason = to, event.message
     pr.rate_limits += 1
     pr.made = event.context or pr.made
+    _descends(state, attempt, event.context)
     _make_ready_again(state, pr, to)
 
 

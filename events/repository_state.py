@@ -145,7 +145,7 @@ class RepositoryState(msgspec.Struct, kw_only=True):
             return
         first = flaked is None or flaked.unjudged
         if outcome.failure_class is FailureClass.FLAKE and context is not None and first:
-            pr.flaked[context] = Flaked(attempt.stage, attempt.source)
+            pr.flaked[context] = Flaked(attempt.stage if flaked is None else flaked.stage, attempt.source)
             self.again[pr.issue_number] = None
             return
         if context is not None:
