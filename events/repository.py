@@ -224,13 +224,13 @@ def _revoked(state: RepositoryState, event: ContextRevoked) -> None:
     gone = set(event.contexts)
     state.revoked.update((context, event.why) for context in event.contexts)
     state.imported = {key: one for key, one in state.imported.items() if one.context not in gone}
-    for number in [number for number in state.again if state.prs[number].again in gone]:
-        del state.again[number]
     for pr in state.prs.values():
         for context in pr.flaked.keys() & gone:
             del pr.flaked[context]
         if pr.made in gone:
             pr.made = None
+    for number in [number for number in state.again if state.prs[number].again is None]:
+        del state.again[number]
     for pr, to in moved:
         if event.attempt_id is not None and pr.verified_by is _LLM_GENERATE and pr.context == event.context:
             pr.generation_ended = True  # it was this pull request's session that tampered

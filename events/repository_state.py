@@ -122,7 +122,7 @@ class RepositoryState(msgspec.Struct, kw_only=True):
         """Remembers that ``context`` does not build ``pr``."""
         if context not in pr.tried:
             pr.tried.add(context)
-            if self.again:
+            if self.again and pr.again is None:
                 self.again.pop(pr.issue_number, None)
             insort(self.refuted.setdefault(context, []), (pr.at, pr.issue_number))
 
