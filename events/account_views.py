@@ -6,7 +6,7 @@ import msgspec
 
 from events.capacity import used_of
 from events.governor_events import Budget
-from events.governor_state import GovernorState
+from events.governor_state import GovernorState, Spent
 
 __all__ = ["AccountView", "account_views", "all_paused_until"]
 
@@ -35,11 +35,13 @@ class AccountView(msgspec.Struct, frozen=True, kw_only=True):
     budget_used: Budget
 
 
-def account_views(state: GovernorState, now: float) -> list[AccountView]:
-    """All agents' accounts at ``now``, as they were configured. A pause that is over and not probed yet is shown."""
+def account_views(state: GovernorState, now: float, *, sweep: str | None = None) -> list[AccountView]:
+    """All agents' accounts at ``now``, as they were configured, with what they used in ``sweep`` (default: the present
+    one). A pause that is over and not probed yet is shown."""
     views = []
+    used = state.spent.get(state.sweep if sweep is None else sweep, {})
     for one in state.agents():
-        pause, spent = state.pauses.get(one.name), state.spent_of(one.name)
+        pause, spent = state.pauses.get(one.name), used.get(one.name, Spent())
         counted = used_of(state, one, now)
         views.append(
             AccountView(
