@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from actors.agent_settings import AgentSettings
 from events.errors import InputError, SettingError
 from events.work import Level, VerificationRules
 
@@ -161,6 +162,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
     disk: DiskSettings = msgspec.field(default_factory=DiskSettings)
     cascade: CascadeSettings = msgspec.field(default_factory=CascadeSettings)
+    agents: AgentSettings = msgspec.field(default_factory=AgentSettings)
 
     @property
     def cache_dir(self) -> Path:
