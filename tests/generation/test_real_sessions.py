@@ -17,10 +17,11 @@ from actors.agent_settings import AgentAccount, AgentSettings
 from actors.agents.adapters import ADAPTERS
 from actors.settings import BuildSettings, Settings, SweepSettings, VerifySettings
 from actors.templates import stock_context
+from actors.verifier.template import EDITABLE
 from actors.workbench import DockerWorkbench
 from events.work import FailureClass, Outcome, Stage, WorkOrder
 from store.blobs import MemoryBlobs
-from store.docker_context import FILE_NAMES, DockerContext
+from store.docker_context import DockerContext
 from tests.agents.models import SERVERS, Json, ModelServer
 from tests.agents.real import KEY, access_of, install_programs
 from tests.engine_fixtures import TestBench
@@ -157,9 +158,14 @@ def test_a_model_reads_a_failure_through_verify_and_mends_the_script(
 
 
 def forgery_of(line: int) -> Forgery:
-    """The first forgery of a line of facts/forgeries.md that is no reuse, or the first."""
-    found = [forgery for forgery in FORGERIES if forgery.line == line]
-    return next((forgery for forgery in found if not forgery.reused), found[0])
+    """The first forgery of a line of facts/forgeries.md that touches nothing but what an agent may edit."""
+    stock = stock_context().files
+    return next(
+        forgery
+        for forgery in FORGERIES
+        if forgery.line == line
+        and all(name in EDITABLE or text == stock[name] for name, text in forgery.context.files.items())
+    )
 
 
 @pytest.mark.parametrize("line", range(1, 15))
@@ -176,8 +182,7 @@ def test_an_agent_that_forges_is_refused_and_recorded(
         context=None,
         stage=Stage.LLM_GENERATE,
     )
-    scripts = {FILE_NAMES[attribute]: text for attribute, text in forgery.scripts.items()}
-    order = msgspec.structs.replace(order, context=table.blobs.put(stock_context().to_tar_bytes()))
+    scripts = {name: text for name, text in forgery.context.files.items() if name in EDITABLE}
     turns: Json = {"turns": [{"run": f"{writing(scripts)} && ./verify"}, {"say": "It is verified, I am done."}]}
     outcome, _ = table.perform(order, agent, turns, test_s=8 if forgery.victim is ENDLESS else 90)
     assert not outcome.verified
