@@ -66,11 +66,8 @@ class Table:
             access = access_of(agent, model.url)
             for name, value in access.environment.items():
                 self._monkeypatch.setenv(f"TEST_{name}", value)
-            account = AgentAccount(
-                name=f"{agent}:test",
-                agent=agent,
-                env={name: f"TEST_{name}" for name in access.environment},  # type: ignore[arg-type]
-            )
+            env = {name: f"TEST_{name}" for name in access.environment}
+            account = msgspec.convert({"name": f"{agent}:test", "agent": agent, "env": env}, AgentAccount)
             settings = Settings(
                 sweep=SweepSettings(cache_dir=str(self._cache_dir)),
                 build=self._build,
