@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from actors.agent_settings import AgentAccount, AgentSettings
-from actors.agents.adapters import ADAPTERS
+from actors.agents.adapters import ADAPTERS, Access
 from actors.settings import BuildSettings, Settings, SweepSettings, VerifySettings
 from actors.templates import stock_context
 from actors.verifier.template import EDITABLE
@@ -60,14 +60,19 @@ class Table:
         self._build, self._cache_dir, self._monkeypatch = build, cache_dir, monkeypatch
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
-    def perform(self, order: WorkOrder, agent: str, script: Json, *, test_s: float = 90) -> tuple[Outcome, ModelServer]:
-        """The outcome of a session with a scripted model, and the model's server."""
+    def perform(
+        self, order: WorkOrder, agent: str, script: Json, *, test_s: float = 90, home: Path | None = None
+    ) -> tuple[Outcome, ModelServer]:
+        """The outcome of a session with a scripted model, and the model's server; ``home``: of the account."""
         with SERVERS[agent](script) as model:
             access = access_of(agent, model.url)
             for name, value in access.environment.items():
                 self._monkeypatch.setenv(f"TEST_{name}", value)
             env = {name: f"TEST_{name}" for name in access.environment}
-            account = msgspec.convert({"name": f"{agent}:test", "agent": agent, "env": env}, AgentAccount)
+            if home is not None:
+                self._log_in(agent, home, access.environment)
+            given = {"name": f"{agent}:test", "agent": agent, "env": env, "home": str(home or "")}
+            account = msgspec.convert(given, AgentAccount)
             settings = Settings(
                 sweep=SweepSettings(cache_dir=str(self._cache_dir)),
                 build=self._build,
@@ -83,6 +88,17 @@ class Table:
             )
             bench = DockerWorkbench(settings=settings, blobs=self.blobs)
             return bench.perform(session, cancel=threading.Event()), model
+
+    @staticmethod
+    def _log_in(agent: str, home: Path, environment: Mapping[str, str]) -> None:
+        """A home as somebody has it who uses the CLI: its files, of the kind that the CLI rewrites."""
+        launch = ADAPTERS[agent].launch(
+            Access(environment=dict(environment)), program=Path("/nowhere"), search_path="", home=home
+        )
+        launch.prepare(home)
+        if agent == "claude":
+            (home / ".claude").mkdir()
+            (home / ".claude.json").write_text('{"numStartups": 1}')
 
     def transcript(self, outcome: Outcome) -> str:
         """What the CLI printed."""
@@ -127,6 +143,24 @@ def test_a_context_that_an_agent_wrote_is_verified_and_everything_about_its_sess
     kept = [table.blobs.get(digest) for kind, digest in outcome.blobs.items()]
     assert all(KEY.encode() not in blob for blob in kept)
     assert not (bench_cache / "spool" / order.attempt_id).exists()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_account_with_a_home_of_its_own_works_in_the_sandbox(
+    agent: str, table: Table, bench: TestBench, bench_cache: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "somebody"
+    (home / ".ssh").mkdir(parents=True)
+    (home / ".ssh" / "id").write_text("a private key")
+    look = 'cat "$HOME/.ssh/id"; ls -A "$HOME"; '
+    script: Json = {"turns": [{"run": f"{look} {writing({'docker_build_pkg.sh': GOOD})} && ./verify"}, {"say": "done"}]}
+    outcome, model = table.perform(order_for(bench, bench_cache), agent, script, home=home)
+    assert outcome.verified, (outcome.message, table.transcript(outcome)[-3000:])
+    told = json.dumps(model.model_calls[-1].body)
+    assert "a private key" not in told
+    assert "No such file" in told
+    if agent == "claude":
+        assert json.loads((home / ".claude.json").read_text())["numStartups"] >= 1
 
 
 @pytest.mark.parametrize("agent", AGENTS)
