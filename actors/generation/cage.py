@@ -21,9 +21,10 @@ import msgspec
 from actors.generation import enter
 from actors.generation.workspace import INTERPRETER
 
-__all__ = ["Cage", "Limits", "end_group"]
+__all__ = ["Cage", "Limits", "end_group", "unlimited"]
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = {"pids": "processes", "memory": "memory"}
 END_S = 10.0
 POLL_S = 0.02
 
@@ -52,7 +53,7 @@ class Cage:
         ):
             group = _make(_group(controller, session), settings)
             if group is None:
-                absent.append("processes" if controller == "pids" else controller)
+                absent.append(CONTROLLERS[controller])
             elif group not in self._groups:
                 self._groups.append(group)
         self.missing = f"no control groups here: the session's {' and '.join(absent)} not limited" if absent else ""
@@ -84,7 +85,13 @@ def end_group(session: str) -> int:
     Returns:
         How many were killed.
     """
-    return sum(_end(group) for group in {_group(controller, session) for controller in ("pids", "memory")})
+    return sum(_end(group) for group in {_group(controller, session) for controller in CONTROLLERS})
+
+
+def unlimited() -> list[str]:
+    """What of a session cannot be limited on this machine, as far as one can tell without making a control group."""
+    parents = {what: _group(controller, "").parent for controller, what in CONTROLLERS.items()}
+    return [what for what, parent in parents.items() if not os.access(parent, os.W_OK | os.X_OK)]
 
 
 def _group(controller: str, session: str) -> Path:
