@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
 from actors.agent_settings import AgentSettings
+from actors.agents.base import Launch
 from actors.agents.session import SessionEnd, SessionLimits, SessionReason, run_session
 from actors.generation.accounts import Means
 from actors.generation.briefing import PROMPT
 from actors.generation.cage import Cage, Limits
+from actors.generation.gate import Gate
 from actors.generation.guard import Guard
 from actors.generation.records import (
     TRANSCRIPT_FILE,
@@ -97,14 +100,24 @@ class Attempt:
             cage.close()
 
     def _run_agent(self, cage: Cage, guard: Guard) -> SessionEnd:
-        means, workspace = self._means, self._workspace
-        sandbox = means.sandbox
+        with ExitStack() as stack:
+            launch, wrap = self._prepare(cage, stack)
+            return self._started(launch, wrap, guard=guard)
+
+    def _prepare(self, cage: Cage, stack: ExitStack) -> tuple[Launch, tuple[str, ...]]:
+        """How the CLI is started, and what is put around it; its gate is open until ``stack`` is closed."""
+        means, workspace, sandbox = self._means, self._workspace, self._means.sandbox
         program, search_path = means.program, means.search_path
         if sandbox is not None:
             program, search_path = program.resolve(), sandbox.search_path(search_path)
         launch = means.adapter.launch(means.access, program=program, search_path=search_path, home=workspace.home)
-        wrap = cage.command
+        kept, wrap = ["no sandbox", means.unsafe], cage.command
         if sandbox is not None:
+            gate = None
+            if self._settings.network == "public":
+                path, address = workspace.gate
+                gate = stack.enter_context(Gate(path, address=address, environment=means.access.environment))
+                launch = _through_gate(launch)
             wrap += sandbox.wrap(
                 workspace=workspace.folder,
                 home=workspace.home,
@@ -112,11 +125,16 @@ class Attempt:
                 environment=launch.environment,
                 account_home=Path(means.access.home) if means.access.home else None,
                 configuration=means.adapter.configuration,
+                gate=gate,
             )
-        missing = [text for text in (means.unsafe, sandbox.missing if sandbox else "", cage.missing) if text]
-        kept = f"bubblewrap {sandbox.version}" if sandbox else "no sandbox"
-        self._safety = "; ".join([kept, *missing])
+            network = "the Internet only" if gate else "this host's network is in reach"
+            kept = [f"bubblewrap {sandbox.version}, {network}", sandbox.missing]
+        self._safety = "; ".join(text for text in (*kept, cage.missing) if text)
         self._notes.add(f"{means.adapter.name} {means.version} under account {means.account.name}; {self._safety}")
+        return launch, wrap
+
+    def _started(self, launch: Launch, wrap: tuple[str, ...], *, guard: Guard) -> SessionEnd:
+        means, workspace = self._means, self._workspace
         if means.warning:
             self._notes.add(means.warning)
         end = run_session(
@@ -210,6 +228,12 @@ class Attempt:
             if outcome.failure_class is not FailureClass.INFRA or outcome.cancelled or self._cancel.wait(wait_s):
                 break
         return outcome
+
+
+def _through_gate(launch: Launch) -> Launch:
+    """The launch with the gate as its proxy, in place of whatever proxies this host has."""
+    kept = {name: value for name, value in launch.environment.items() if not name.upper().endswith("_PROXY")}
+    return msgspec.structs.replace(launch, environment={**kept, **Gate.variables()})
 
 
 def session_name(order: WorkOrder) -> str:

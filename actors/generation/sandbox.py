@@ -6,12 +6,14 @@ and fresh, limited ``/tmp`` and ``/dev/shm``. Process ids, IPC, host name and co
 capabilities, can make no further name spaces, and ends with its parent. The kernel's settings in ``/proc/sys`` are
 read-only: a process of root's could write them without any capability, and with one of them leave the sandbox.
 
-The network is the host's, because the CLIs call their makers and package indexes. So whatever listens on this machine
-without asking for a password is in reach; ``docs/agents.md`` says so.
+Its network is its own too, and leads nowhere but through a gate (:mod:`actors.generation.gate`) to the Internet: what
+listens on this machine or its networks without asking for a password is out of reach. Where the setting says so, it is
+the host's network instead.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +24,8 @@ from pathlib import Path
 
 import msgspec
 
+from actors.generation import doorway
+from actors.generation.gate import Gate
 from actors.generation.workspace import INTERPRETER
 
 __all__ = ["Sandbox", "files_of_program", "find_sandbox"]
@@ -59,6 +63,8 @@ ETC = (
 TOOLS = "/run/headrace/bin"
 """In the sandbox: links to the programs that a CLI is started with, wherever they lie."""
 
+GATE, DOORWAY = "/run/headrace/gate.sock", "/run/headrace/doorway.py"
+
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS")
 
 
@@ -91,6 +97,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
         environment: Mapping[str, str],
         account_home: Path | None = None,
         configuration: Sequence[str] = (),
+        gate: Gate | None = None,
     ) -> tuple[str, ...]:
         """The words that come before a CLI's command.
 
@@ -102,6 +109,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
             account_home: the home in which somebody logged in; only ``configuration`` of it is there, writable,
                 because the CLI renews its login.
             configuration: names below ``account_home``.
+            gate: the way to the network; ``None``: the host's network.
         """
         words = [self.program, *self.isolation(), *self._fresh("/tmp", TMP_BYTES)]  # noqa: S108
         if account_home is not None:
@@ -116,8 +124,13 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
             words += ["--ro-bind-try", str(path), str(path)]
         for path in (workspace, home):
             words += ["--bind", str(path), str(path)]
+        within: tuple[str, ...] = ()
+        if gate is not None:
+            words += ["--unshare-net", "--bind", str(gate.path), GATE, "--ro-bind", doorway.__file__, DOORWAY]
+            within = (str(INTERPRETER), "-ISB", DOORWAY, GATE, json.dumps(gate.ports))
         # Memory that no limit of a file system holds: the root and /dev are small file systems in memory too.
-        return (*words, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(workspace), "--")
+        words += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(workspace), "--"]
+        return (*words, *within)
 
     def isolation(self) -> list[str]:
         """Name spaces, and the system's own files."""

@@ -30,6 +30,7 @@ from store.sources import Mirror, git_environment
 __all__ = ["INTERPRETER", "SESSION_FOLDER", "Workspace", "checkout", "remove_tree"]
 
 SESSION_FOLDER = "session"
+GATE_SOCKET = "gate.sock"
 INTERPRETER = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
 """Runs ``verify``: not a virtual environment's link, which leads out of a sandbox."""
 
@@ -98,6 +99,11 @@ class Workspace:
     def socket_address(self) -> str:
         """Where ``verify`` knocks: short enough for a socket however deep the folder lies."""
         return f"/proc/self/fd/{self._fd}/{SOCKET}"
+
+    @property
+    def gate(self) -> tuple[Path, str]:
+        """The path of the gate's socket, out of the agent's reach, and its address as a socket's."""
+        return self.root / GATE_SOCKET, f"/proc/self/fd/{self._fd}/../{GATE_SOCKET}"
 
     def scripts(self) -> dict[str, str]:
         """The three scripts as they stand now.

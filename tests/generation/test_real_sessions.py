@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
+import socketserver
 import threading
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -15,6 +18,7 @@ import pytest
 
 from actors.agent_settings import AgentAccount, AgentSettings
 from actors.agents.adapters import ADAPTERS, Access
+from actors.generation.doorway import join
 from actors.settings import BuildSettings, Settings, SweepSettings, VerifySettings
 from actors.templates import stock_context
 from actors.verifier.template import EDITABLE
@@ -57,6 +61,8 @@ class Table:
         self, *, build: BuildSettings, cache_dir: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.blobs = MemoryBlobs()
+        self.behind_proxy = False
+        self.forwarded = 0
         self._build, self._cache_dir, self._monkeypatch = build, cache_dir, monkeypatch
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
@@ -64,8 +70,15 @@ class Table:
         self, order: WorkOrder, agent: str, script: Json, *, test_s: float = 90, home: Path | None = None
     ) -> tuple[Outcome, ModelServer]:
         """The outcome of a session with a scripted model, and the model's server; ``home``: of the account."""
-        with SERVERS[agent](script) as model:
-            access = access_of(agent, model.url)
+        with ExitStack() as stack:
+            model = stack.enter_context(SERVERS[agent](script))
+            url = model.url
+            if self.behind_proxy:
+                forwarder = stack.enter_context(Forwarder(int(url.rpartition(":")[2])))
+                stack.callback(forwarder.shutdown)
+                stack.callback(lambda: setattr(self, "forwarded", forwarder.connections))
+                url = f"http://127.0.0.2:{forwarder.server_address[1]}"
+            access = access_of(agent, url)
             for name, value in access.environment.items():
                 self._monkeypatch.setenv(f"TEST_{name}", value)
             env = {name: f"TEST_{name}" for name in access.environment}
@@ -161,6 +174,38 @@ def test_an_account_with_a_home_of_its_own_works_in_the_sandbox(
     assert "No such file" in told
     if agent == "claude":
         assert json.loads((home / ".claude.json").read_text())["numStartups"] >= 1
+
+
+class Forwarder(socketserver.ThreadingTCPServer):
+    """An address of its own for a model's server: what a sandbox reaches through its proxy only."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.connections = 0
+        super().__init__(("127.0.0.2", 0), _Forward)
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+
+class _Forward(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        server = self.server
+        assert isinstance(server, Forwarder)
+        server.connections += 1
+        join(self.request, socket.create_connection(("127.0.0.1", server.port)))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_agent_reaches_its_model_through_the_gate(
+    agent: str, table: Table, bench: TestBench, bench_cache: Path
+) -> None:
+    table.behind_proxy = True
+    script: Json = {"turns": [{"run": f"{writing({'docker_build_pkg.sh': GOOD})} && ./verify"}, {"say": "done"}]}
+    outcome, _ = table.perform(order_for(bench, bench_cache), agent, script)
+    assert outcome.verified, (outcome.message, table.transcript(outcome)[-3000:])
+    assert table.forwarded >= 1
 
 
 @pytest.mark.parametrize("agent", AGENTS)
