@@ -262,13 +262,12 @@ def without_verdict(
     failure_class: FailureClass = FailureClass.INFRA,
     cancelled: bool = False,
 ) -> Outcome:
-    """The outcome of a session that left nothing to verify."""
+    """The outcome of a session that left nothing to verify: it speaks of no context."""
     return Outcome(
         verified=False,
         level=order.rules.level,
         stage=stage,
         failure_class=failure_class,
         message=message.strip(),
-        context=order.context,
         cancelled=cancelled,
     )

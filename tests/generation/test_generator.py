@@ -92,6 +92,7 @@ def test_a_session_that_changes_nothing_and_asks_nothing_is_aborted(stand: Stand
     assert (outcome.stage, outcome.failure_class) == ("session", FailureClass.AGENT)
     assert outcome.session is not None
     assert outcome.session.ended == "no_scripts"
+    assert outcome.context is None
     assert stand.judge.judged == []
 
 
@@ -138,6 +139,8 @@ def test_a_limit_with_scripts_that_fail_is_a_limit_and_not_a_failed_recipe(stand
     assert outcome.session.ended == "rate_limited"
     assert outcome.failure_class is FailureClass.AGENT
     assert "ran into a limit" in outcome.message
+    # What it left is where the next session starts.
+    assert outcome.context == msgspec.structs.replace(stock_context(), build_pkg_sh="broken\n").digest
 
 
 def test_an_engine_that_is_away_at_the_end_is_asked_again_before_the_session_is_lost(
