@@ -248,9 +248,10 @@ def _classed(outcome: Outcome, *, reason: SessionReason, report: SessionReport) 
     if reason is SessionReason.RATE_LIMITED:
         message = f"{report.agent} ran into a limit: {report.message}"
         return msgspec.structs.replace(outcome, failure_class=FailureClass.AGENT, message=message)
-    if reason in NOBODYS_FAULT:
+    if reason in NOBODYS_FAULT and outcome.failure_class is not FailureClass.INFRA:
         message = f"{report.agent}: {report.message}"
-        return msgspec.structs.replace(outcome, failure_class=FailureClass.INFRA, message=message)
+        # Half-done work that was refused is no context to be tried again.
+        return msgspec.structs.replace(outcome, failure_class=FailureClass.INFRA, message=message, context=None)
     return outcome
 
 

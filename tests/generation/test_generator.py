@@ -143,6 +143,31 @@ def test_a_limit_with_scripts_that_fail_is_a_limit_and_not_a_failed_recipe(stand
     assert outcome.context == msgspec.structs.replace(stock_context(), build_pkg_sh="broken\n").digest
 
 
+ERROR_500 = json.dumps(
+    {"type": "result", "subtype": "success", "is_error": True, "api_error_status": 500, "result": "API Error: 500"}
+)
+
+
+def test_a_session_that_its_provider_cut_short_counts_against_nobody(stand: Stand) -> None:
+    outcome = stand.run(WRITE.format("broken"), final=False, exit_code=1, lines=(ERROR_500,))
+    assert outcome.session is not None
+    assert outcome.session.ended == "server"
+    assert (outcome.failure_class, outcome.context) == (FailureClass.INFRA, None)
+    assert "API Error: 500" in outcome.message
+
+
+def test_what_a_session_made_is_named_if_there_was_no_engine_to_judge_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.generation.attempt.INFRA_WAITS_S", ())
+    stand.judge.outages = 1
+    outcome = stand.run(WRITE.format("GOOD"))
+    assert outcome.failure_class is FailureClass.INFRA
+    assert outcome.session is not None
+    assert outcome.session.ended == "completed"
+    assert outcome.context == msgspec.structs.replace(stock_context(), build_pkg_sh="GOOD\n").digest
+
+
 def test_an_engine_that_is_away_at_the_end_is_asked_again_before_the_session_is_lost(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
