@@ -77,21 +77,27 @@ def _account(account: AgentAccount, adapter: Adapter, environ: Mapping[str, str]
 
 
 def _sandbox(settings: AgentSettings, *, search_path: str) -> Finding:
+    name, open_wide = "agents' sandbox", "agents can read and change what this user can"
     if settings.sandbox == "off":
-        return warn(
-            "agents' sandbox", "switched off: agents can read and change what this user can", mend="set it to auto"
-        )
+        return warn(name, f"switched off: {open_wide}", mend="set agents.sandbox to auto")
     found = find_sandbox(search_path=search_path)
     if isinstance(found, Sandbox):
-        seen = f"bubblewrap {found.version}"
-        if not found.missing:
-            return ok("agents' sandbox", seen)
-        return warn("agents' sandbox", f"{seen}: {found.missing}", mend="install a newer bubblewrap (0.8 or later)")
+        return _working(found, settings)
     if settings.sandbox == "required":
-        return fail("agents' sandbox", found, mend=f"run: {INSTALL}; or set agents.sandbox to auto")
+        return fail(name, found, mend=f"run: {INSTALL}; or set agents.sandbox to auto")
     if not settings.account:
-        return ok("agents' sandbox", f"{found}; only sessions of agents need it")
-    return warn("agents' sandbox", f"{found}; agents can read and change what this user can", mend=f"run: {INSTALL}")
+        return ok(name, f"{found}; only sessions of agents need it")
+    return warn(name, f"{found}; {open_wide}", mend=f"run: {INSTALL}")
+
+
+def _working(sandbox: Sandbox, settings: AgentSettings) -> Finding:
+    name, seen = "agents' sandbox", f"bubblewrap {sandbox.version}"
+    if settings.network == "host":
+        seen += ", but agents reach all that this host reaches"
+        return warn(name, seen, mend="set agents.network to public")
+    if sandbox.missing:
+        return warn(name, f"{seen}: {sandbox.missing}", mend="install a newer bubblewrap (0.8 or later)")
+    return ok(name, f"{seen}, network: the Internet only")
 
 
 def _limits(settings: AgentSettings) -> Finding:

@@ -106,6 +106,13 @@ def test_with_bubblewrap_its_version_is_told() -> None:
     assert finding.seen.startswith("bubblewrap 0.")
 
 
+def test_a_sandbox_with_the_hosts_network_is_warned_of() -> None:
+    given = msgspec.structs.replace(settings(CLAUDE), network="host")
+    finding = found("agents' sandbox", agent_findings(given, environ={"PATH": "/usr/bin:/bin", **KEY}))
+    assert finding.status is Status.WARN
+    assert finding.mend == "set agents.network to public"
+
+
 @pytest.mark.agents
 @pytest.mark.slow
 def test_the_real_agents_are_found_and_answer() -> None:
