@@ -173,7 +173,13 @@ class Attempt:
 
     def _settle(self, end: SessionEnd, *, guard: Guard, referee: Referee) -> Outcome:
         """The outcome of a session whose agent has ended."""
-        outcome = self._outcome(end, guard=guard, referee=referee)
+        try:
+            outcome = self._outcome(end, guard=guard, referee=referee)
+            collect_rulings(self._spool)
+        except OSError as exc:
+            # What the session has used is told all the same.
+            message = f"cannot write the attempt's spool {self._spool}: {exc.strerror}; see to the disk of this node"
+            outcome = without_verdict(self._order, message)
         nothing = outcome.stage == SESSION and outcome.failure_class is FailureClass.AGENT
         ended = guard.kind or (NO_SCRIPTS if nothing and end.ok else end.reason.value)
         message = guard.reason or end.message
@@ -184,7 +190,6 @@ class Attempt:
         checks += [
             Check("warning", True, f"verification {one.number}: {one.outcome.message}") for one in self._warnings
         ]
-        collect_rulings(self._spool)
         return msgspec.structs.replace(outcome, session=report, checks=[*checks, *outcome.checks])
 
     def _outcome(self, end: SessionEnd, *, guard: Guard, referee: Referee) -> Outcome:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from actors.templates import stock_context
-from events.work import FailureClass, PriorAttempt, Stage
+from events.work import FailureClass, Outcome, PriorAttempt, Stage
 from store.docker_context import DockerContext
 from tests.generation.scripted import KEY, Stand
 
@@ -109,6 +111,21 @@ def test_scripts_of_a_session_that_crashed_are_verified_all_the_same(stand: Stan
     assert outcome.verified
     assert outcome.session is not None
     assert outcome.session.ended == "no_final"
+
+
+def test_usage_is_told_although_the_spool_cannot_be_written_any_more(stand: Stand) -> None:
+    judge = stand.judge.__call__
+
+    def full(context: DockerContext, *, spool: Path, cancel: threading.Event) -> Outcome:
+        judge(context, spool=spool, cancel=cancel)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stand.judge = full  # type: ignore[assignment]
+    outcome = stand.run(WRITE.format("GOOD"))
+    assert (outcome.verified, outcome.failure_class) == (False, FailureClass.INFRA)
+    assert "No space left on device" in outcome.message
+    assert outcome.session is not None
+    assert outcome.session.cost_usd == 0.25
 
 
 def limit_line(reset: float) -> str:

@@ -8,6 +8,7 @@ import os
 import socket
 import socketserver
 import threading
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from store.blobs import MemoryBlobs
 from store.docker_context import DockerContext
 from tests.agents.models import SERVERS, Json, ModelServer
 from tests.agents.real import KEY, access_of, install_programs
+from tests.agents.rows import ROWS
 from tests.engine_fixtures import TestBench
 from tests.forged.contexts import FORGERIES
 from tests.forged.forgery import Forgery
@@ -67,7 +69,14 @@ class Table:
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
     def perform(
-        self, order: WorkOrder, agent: str, script: Json, *, test_s: float = 90, home: Path | None = None
+        self,
+        order: WorkOrder,
+        agent: str,
+        script: Json,
+        *,
+        test_s: float = 90,
+        home: Path | None = None,
+        oauth: bool = False,
     ) -> tuple[Outcome, ModelServer]:
         """The outcome of a session with a scripted model, and the model's server; ``home``: of the account."""
         with ExitStack() as stack:
@@ -78,7 +87,7 @@ class Table:
                 stack.callback(forwarder.shutdown)
                 stack.callback(lambda: setattr(self, "forwarded", forwarder.connections))
                 url = f"http://127.0.0.2:{forwarder.server_address[1]}"
-            access = access_of(agent, url)
+            access = access_of(agent, url, oauth=oauth)
             for name, value in access.environment.items():
                 self._monkeypatch.setenv(f"TEST_{name}", value)
             env = {name: f"TEST_{name}" for name in access.environment}
@@ -231,6 +240,32 @@ def test_a_model_reads_a_failure_through_verify_and_mends_the_script(
     assert "no-such-folder" in told
     assert b"no-such-folder" in table.blobs.get(outcome.blobs["verify_1_log"])
     assert outcome.session.input_tokens
+
+
+LIMITS = {
+    "claude": "429 of five hours, login",
+    "codex": "usage limit, resets in an hour",
+    "gemini": "429, retry in an hour",
+    "qwen": "429",
+}
+"""A row of what was measured, for each agent."""
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_limit_ends_the_session_soon_with_its_reset_and_speaks_of_no_context(
+    agent: str, table: Table, bench: TestBench, bench_cache: Path
+) -> None:
+    scenario, _, reset_s = next(row for row in ROWS if row[0].agent == agent and row[0].name == LIMITS[agent])
+    outcome, _ = table.perform(order_for(bench, bench_cache), agent, scenario.script(), oauth=scenario.oauth)
+    session = outcome.session
+    assert session is not None
+    assert session.ended == "rate_limited", (outcome.message, table.transcript(outcome)[-3000:])
+    assert (outcome.failure_class, outcome.context) == (FailureClass.AGENT, None)
+    assert session.wall_s < 40
+    assert (session.reset_at is None) == (reset_s is None)
+    if reset_s is not None and session.reset_at is not None:
+        assert abs(session.reset_at - time.time() - reset_s) < 150
+    assert "transcript" in outcome.blobs
 
 
 def forgery_of(line: int) -> Forgery:
