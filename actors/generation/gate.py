@@ -24,7 +24,7 @@ import msgspec
 
 from actors.generation.doorway import join
 
-__all__ = ["Destination", "Gate", "destinations_of"]
+__all__ = ["Destination", "Gate", "destinations_of", "is_own"]
 
 PROXY_PORT = 3128
 """In the sandbox; nothing else is there that could have it."""
@@ -186,7 +186,7 @@ class Gate:
                 raise Refused(f"{wanted.host} is no public host")
             return self._by_proxy(wanted, self._upstream)
         addresses = self._lookup(wanted.host, wanted.port)
-        if not trusted and not all(ipaddress.ip_address(one).is_global for one in addresses):
+        if not trusted and not all(ipaddress.ip_address(one).is_global and not is_own(one) for one in addresses):
             raise Refused(f"{wanted.host} is no public host")
         error: OSError = OSError(f"{wanted.host} has no address")
         for address in addresses:
@@ -231,6 +231,17 @@ def _proxy_of(environment: Mapping[str, str]) -> SplitResult | None:
 
 def _first(environment: Mapping[str, str], *names: str) -> str:
     return next((environment[name] for name in names if environment.get(name)), "")
+
+
+def is_own(address: str) -> bool:
+    """Whether an address is one of this machine's: what it would send there it would send from there. Sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((address, 9))
+        except OSError:
+            return False
+        return str(probe.getsockname()[0]) == address
 
 
 def _may_be_public(host: str) -> bool:

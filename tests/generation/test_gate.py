@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.generation.gate import Gate
+from actors.generation.gate import Gate, is_own
 from tests.generation.scripted import Stand
 
 
@@ -87,6 +87,16 @@ def test_no_private_address_is_reached_under_any_name(tmp_path: Path, web: Web, 
 def test_a_name_with_one_public_and_one_private_address_is_refused(tmp_path: Path, web: Web) -> None:
     with gate(tmp_path, {}, {"twofaced.example": ["8.8.8.8", "127.0.0.1"]}) as path:
         assert ask(path, "proxy", f"CONNECT twofaced.example:{web.port} HTTP/1.1").startswith("HTTP/1.1 403")
+
+
+def test_a_public_address_of_this_machine_itself_is_refused(
+    tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert is_own("127.0.0.1")
+    assert not is_own("192.0.2.7")
+    monkeypatch.setattr("actors.generation.gate.is_own", lambda address: address == "8.8.8.8")
+    with gate(tmp_path, {}, {"me.example": ["8.8.8.8"]}) as path:
+        assert ask(path, "proxy", f"CONNECT me.example:{web.port} HTTP/1.1").startswith("HTTP/1.1 403")
 
 
 def test_what_an_account_names_as_its_base_url_is_reached_wherever_it_is(tmp_path: Path, web: Web) -> None:
