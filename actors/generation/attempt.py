@@ -156,7 +156,7 @@ class Attempt:
         process = end.process
         self._notes.add(
             f"the agent ended: {end.reason.value}, exit code {end.exit_code}, {process.duration_s:.1f} s, "
-            f"{process.killed} processes killed, {process.left_behind} left behind. {end.message}".rstrip()
+            f"processes killed: {process.killed}, left behind: {process.left_behind}. {end.message}".rstrip()
         )
         return end
 

@@ -7,16 +7,19 @@ length, so that no pull request can fill an agent's memory.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from events.work import Level, PriorAttempt, PullRequest, WorkOrder
 
-__all__ = ["PROMPT", "briefing"]
+__all__ = ["PROMPT", "briefing", "plain"]
 
 MAX_TEXT_CHARS = 12_000
 MAX_TAIL_CHARS = 6_000
 MAX_MESSAGE_CHARS = 2_000
 MAX_PRIOR = 6
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")
 
 PROMPT = """\
 Make the three build scripts in this folder build and pass verification. The task, its rules and what was tried before
@@ -35,8 +38,8 @@ its own tests pass. You do that by editing three shell scripts in this folder:
 - `docker_build_run.sh`: makes sure that the test runner and what the tests need are there
 
 They run as root with bash, in this order, in a Debian container with Python {python_version}, the virtual environment
-`/opt/venv` (first on PATH), git and a C and C++ compiler. The checkout of commit {commit} is in `/workspace/repo`
-there{root}. The requirements of the pull request's date are in `/opt/headrace/env_payload.json`; a copy is
+`/opt/venv` (first on PATH), git and a C and C++ compiler. The checkout is in `/workspace/repo` there{root}; its commit is
+{commit}. The requirements of the pull request's date are in `/opt/headrace/env_payload.json`; a copy is
 `env_payload.json` here. The network is there while the scripts run, and not while the tests do.
 
 # What is in this folder
@@ -55,7 +58,9 @@ Run `./verify`. It takes the three scripts as they are now, builds them in a fre
 tests there, and prints the verdict, the stage that failed, the reason and the end of the log. Exit code 0: verified.
 75: it still runs, call `./verify` again to go on waiting; one call waits 90 seconds, `--wait SECONDS` changes that.
 `./verify --log build` (or `test`, `smoke`) prints more of the last verification's log. You may ask for
-{max_verifications} verifications; asking again with unchanged scripts costs none. {levels}
+{max_verifications} verifications; asking again with unchanged scripts costs none.
+
+{levels}
 
 The verdict is computed outside of the container and of this folder, by the same rules at the end of the session. Stop
 as soon as `./verify` says verified.
@@ -115,12 +120,12 @@ def _prior(prior: Sequence[PriorAttempt], with_scripts: frozenset[int]) -> list[
         lines += [f"The first {len(numbered) - MAX_PRIOR} attempts are left out here.", ""]
     for number, attempt in numbered[-MAX_PRIOR:]:
         failure = f", class {attempt.failure_class}" if attempt.failure_class else ""
-        scripts = f" Its scripts are in `prior/{number}/`." if number in with_scripts else ""
+        scripts = f"Its scripts are in `prior/{number}/`. " if number in with_scripts else ""
         lines += [f"## Attempt {number} ({attempt.stage}): failed at {attempt.failed_at}{failure}", ""]
         lines += [_quoted(attempt.message, MAX_MESSAGE_CHARS)]
         if attempt.log_tail:
             lines += ["The end of its log:", "", _quoted(attempt.log_tail, MAX_TAIL_CHARS, end=True)]
-        lines += [f"Do not repeat it unchanged.{scripts}", ""]
+        lines += [f"{scripts}Do not repeat it unchanged.", ""]
     return lines
 
 
@@ -139,8 +144,14 @@ def _request(request: PullRequest) -> list[str]:
     return [*lines, ""] if len(lines) > 3 else [*lines[:2], f"{request.name}, of {request.created_at}.", ""]
 
 
+def plain(text: str) -> str:
+    """A text without colours and other control characters."""
+    return CONTROL.sub("", text)
+
+
 def _quoted(text: str, max_chars: int, *, end: bool = False) -> str:
     """Indented, so that it neither ends its block nor begins a heading; of a long one the end or the beginning."""
+    text = plain(text)
     if len(text) > max_chars:
         text = f"[…]\n{text[-max_chars:]}" if end else f"{text[:max_chars]}\n[…]"
     return "".join(f"    {line}\n" for line in text.splitlines())

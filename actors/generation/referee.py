@@ -24,6 +24,7 @@ from typing import Protocol, Self
 
 import msgspec
 
+from actors.generation.briefing import plain
 from actors.generation.scripts import ScriptsUnusable, with_scripts
 from actors.generation.workspace import Workspace
 from events.work import FailureClass, Outcome
@@ -255,7 +256,7 @@ class Referee:
             now = ""
         if now != ruling.digest:
             lines += ["", "The scripts have changed since this verification began; run ./verify to verify them."]
-        return code, "\n".join(lines) + "\n"
+        return code, plain("\n".join(lines)) + "\n"
 
     def _log(self, name: str) -> tuple[int, str]:
         """A log of the last verification; only names that exist there are opened."""

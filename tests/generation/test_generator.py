@@ -338,7 +338,7 @@ def test_the_workspace_tells_the_task_the_rules_what_was_tried_and_the_pull_requ
         message="cc1: fatal error",
         failure_class=FailureClass.RECIPE,
         context=stand.blobs.put(tried.to_tar_bytes()),
-        log_tail="# not a heading\ncc1: out of memory",
+        log_tail="# not a heading\n\x1b[91mcc1: out of memory\x1b[0m",
     )
     stand.order = msgspec.structs.replace(stand.order, prior=(prior,))
     stand.run(
@@ -347,7 +347,7 @@ def test_the_workspace_tells_the_task_the_rules_what_was_tried_and_the_pull_requ
     said = stand.said()
     for text in ("acme/tool", "docker_build_env.sh", "./verify", "# Rules", "cc1: fatal error", "cc1: out of memory"):
         assert text in said
-    assert "    # not a heading" in said
+    assert "    # not a heading\n    cc1: out of memory\n" in said
     assert "Speed up the tool" in said
     assert "It was slow." in said
     assert "echo tried before" in said
