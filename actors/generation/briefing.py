@@ -38,8 +38,8 @@ its own tests pass. You do that by editing three shell scripts in this folder:
 - `docker_build_run.sh`: makes sure that the test runner and what the tests need are there
 
 They run as root with bash, in this order, in a Debian container with Python {python_version}, the virtual environment
-`/opt/venv` (first on PATH), git and a C and C++ compiler. The checkout is in `/workspace/repo` there{root}; its commit is
-{commit}. The requirements of the pull request's date are in `/opt/headrace/env_payload.json`; a copy is
+`/opt/venv` (first on PATH), git and a C and C++ compiler. The checkout is in `/workspace/repo` there{root}; its
+commit is {commit}. The requirements of the pull request's date are in `/opt/headrace/env_payload.json`; a copy is
 `env_payload.json` here. The network is there while the scripts run, and not while the tests do.
 
 # What is in this folder
