@@ -1,0 +1,167 @@
+"""Whole sweeps in which coding agents work: their accounts, a package that only an agent can build, and its builders.
+
+Each commit of the package is of an *environment*, a word that the build has to be given; no template knows it. So a
+context that was written for one commit builds exactly the commits of its environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from actors.agent_settings import AgentAccount
+from events.repository_state import RepositoryState
+from events.types import (
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptStarted,
+    AttemptSucceeded,
+    Event,
+    LeasesExpired,
+    LeasesGranted,
+    LeasesReleased,
+    UsageCounted,
+)
+from events.work import SessionReport, Stage
+from tests.actors.harness import check_events, fold_repositories
+from tests.agents.models import Json
+from tests.agents.real import access_of
+from tests.engine_fixtures import GitProject
+from tests.sweeps.bench import SweepBench, little
+
+__all__ = ["BUILD", "FAIL", "MEND", "SESSION", "AgentBench", "needing", "writing_first_a_broken_script"]
+
+SESSION = r"spool/([0-9A-Za-z_.%-]+)/session"
+"""What tells the conversations of two sessions apart, whatever pull request they are on."""
+
+SETUP = """\
+import os
+from setuptools import setup
+NEEDED = "{environment}"
+if os.environ.get("LITTLE_ENVIRONMENT") != NEEDED:
+    raise SystemExit("fatal error: LITTLE_ENVIRONMENT has to be " + NEEDED)
+setup()
+"""
+
+_SCRIPT = (
+    "set -eu\\ncd /workspace/repo\\nexport LITTLE_ENVIRONMENT=%s\\npython -m pip install --no-deps --editable .\\n"
+)
+_NEEDED = r"""$(sed -n 's/^NEEDED = "\(.*\)"/\1/p' repo/setup.py)"""
+BUILD = f"printf '{_SCRIPT}' \"{_NEEDED}\" > docker_build_pkg.sh"
+"""Shell that writes the script which builds the commit in ``repo/``."""
+FAIL = f"printf '{_SCRIPT}' nothing > docker_build_pkg.sh"
+"""Shell that writes one which fails, and whose error names what is missing."""
+_TOLD = r"$(./verify --log build | sed -n 's/.*LITTLE_ENVIRONMENT has to be \([a-z]*\).*/\1/p' | head -n 1)"
+MEND = f"printf '{_SCRIPT}' \"{_TOLD}\" > docker_build_pkg.sh"
+"""Shell that writes the script which builds, by what the failed build's log says and nothing else."""
+
+
+def writing_first_a_broken_script() -> Json:
+    """A model that writes a broken script, reads the failure through ``verify``, and mends it."""
+    return {
+        "session": SESSION,
+        "turns": [
+            {"run": f"{FAIL} && ./verify"},
+            {"say": "It names what is missing.", "run": f"{MEND} && ./verify"},
+            {"say": "done"},
+        ],
+    }
+
+
+def needing(version: int, environment: str, *, test_s: float = 0.0) -> dict[str, str]:
+    """The files of one commit of a small package that builds in ``environment`` only."""
+    return {**little(version, test_s=test_s), "setup.py": SETUP.format(environment=environment)}
+
+
+class AgentBench(SweepBench):
+    """A sweep with accounts of coding agents; see ``SweepBench``."""
+
+    def __init__(self, folder: Path, *, cache_dir: Path, programs: Path, name: str = "s") -> None:
+        super().__init__(folder, cache_dir=cache_dir, name=name)
+        self.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+        self.environment["HEADRACE_CASCADE_RL_PAUSE_JITTER_S"] = "0"
+        self._accounts: list[AgentAccount] = []
+
+    def add_account(self, agent: str, url: str, *, slots: int = 1, oauth: bool = False, name: str = "") -> None:
+        """An account of ``agent`` on a scripted server."""
+        name = name or agent
+        access = access_of(agent, url, oauth=oauth)
+        variables = {one: f"BENCH_{name.upper().replace(':', '_')}_{one}" for one in access.environment}
+        self.environment |= {variables[one]: value for one, value in access.environment.items()}
+        given = {"name": name, "agent": agent, "slots": slots, "env": variables}
+        self._accounts.append(msgspec.convert(given, AgentAccount))
+
+    def configure(self, **agents: object) -> None:
+        """Writes the settings file: the accounts, and ``[agents]``."""
+        given = {"wall_s": 240.0, "idle_s": 60.0, **agents}
+        lines = ["[agents]", *(f"{key} = {json.dumps(value)}" for key, value in given.items())]
+        for one in self._accounts:
+            env = ", ".join(f"{key} = {json.dumps(value)}" for key, value in one.env.items())
+            lines += ["[[agents.account]]", f'name = "{one.name}"', f'agent = "{one.agent}"']
+            lines += [f"slots = {one.slots}", f"env = {{ {env} }}"]
+        (self.folder / "headrace.toml").write_text("\n".join(lines) + "\n")
+
+    def write_environments(self, project: GitProject, environments: Sequence[str], *, test_s: float = 0.0) -> None:
+        """The timeline: one pull request a day, each of the environment that is named for it."""
+        commits = [project.commit(needing(n, one, test_s=test_s)) for n, one in enumerate(environments, 1)]
+        self.write([self.row(project, n, one) for n, one in enumerate(commits, 1)])
+
+    # ------------------------------------------------------------ what the log says
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        """The events of a type."""
+        return [one for _, one in self.events() if isinstance(one, kind)]
+
+    def sessions(self) -> list[AttemptStarted]:
+        """The sessions that were started."""
+        return [one for one in self.of(AttemptStarted) if isinstance(one, AttemptStarted) and one.account]
+
+    def reports(self) -> dict[str, SessionReport]:
+        """How the sessions ended that told of it, by attempt."""
+        found: dict[str, SessionReport | None] = {}
+        for _, one in self.events():
+            if isinstance(one, AttemptSucceeded | AttemptFailed):
+                found[one.attempt_id] = one.outcome.session
+            elif isinstance(one, AttemptRateLimited | AttemptInterrupted):
+                found[one.attempt_id] = one.session
+        return {attempt: report for attempt, report in found.items() if report is not None}
+
+    def repository(self) -> RepositoryState:
+        """The one repository, as the log has it."""
+        (found,) = fold_repositories(self.events())
+        return found
+
+    def ways(self) -> Counter[Stage]:
+        """How many pull requests each stage verified."""
+        return Counter(pr.verified_by for pr in self.repository().of_sweep(self.name) if pr.verified_by is not None)
+
+    def check(self) -> None:
+        """What holds of every log of a sweep with agents that is over, whatever was killed on the way."""
+        events = self.events()
+        check_events(events)
+        started = {one.attempt_id for _, one in events if isinstance(one, AttemptStarted) and one.account}
+        counted = Counter(one.attempt_id for _, one in events if isinstance(one, UsageCounted))
+        assert counted == Counter(dict.fromkeys(started, 1)), "each session is counted once"
+        self.check_leases(events)
+
+    def check_leases(self, events: Sequence[tuple[str, Event]]) -> None:
+        """No slot is ever granted to two, no account beyond its capacity, and nothing is out at the end."""
+        slots = {one.name: one.slots for one in self._accounts}
+        out: dict[str, tuple[str, int]] = {}
+        for _, event in events:
+            if isinstance(event, LeasesGranted):
+                for lease in event.leases:
+                    assert (lease.account, lease.slot) not in out.values(), f"{lease.account}: a slot is granted twice"
+                    out[lease.lease_id] = (lease.account, lease.slot)
+                for account, most in slots.items():
+                    assert sum(name == account for name, _ in out.values()) <= most, f"{account}: beyond its capacity"
+            elif isinstance(event, LeasesReleased | LeasesExpired):
+                for lease_id in event.lease_ids:
+                    del out[lease_id]
+        assert not out, f"leases are out at the end: {out}"
