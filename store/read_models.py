@@ -205,7 +205,7 @@ def _parent(started: AttemptRow, event: AttemptSucceeded) -> str | None:
     return started.context if made else None
 
 
-def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:
+def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:  # noqa: ARG001
     attempt = tables.attempt(event.attempt_id)
     if attempt is None:
         return

@@ -33,8 +33,9 @@ ATTEMPT = re.compile(r"^==> ")
 PROBE = re.compile(r"\b(_configtest|conftest|CMakeTmp|CMakeScratch)\b|\.tmp\.c:")
 NOISE = re.compile(
     r"subprocess-exited-with-error|did not run successfully|Failed building (wheel|editable) for|This error originates"
-    r"|Failed to build installable wheels|Could not build wheels|[Ff]ailed to build '?\S+'?( when|$)|legacy-install-failure"
-    r"|metadata-generation-failed|Encountered error while|returned non-zero exit status|command '.*' failed with exit"
+    r"|Failed to build installable wheels|Could not build wheels|[Ff]ailed to build '?\S+'?( when|$)"
+    r"|legacy-install-failure|metadata-generation-failed|Encountered error while|returned non-zero exit status"
+    r"|command '.*' failed with exit"
     r"|See above for output|^ERROR: Failed to build |dependency resolver does not currently take"
     r"|^\[end of output\]$|^(note|hint): |^[│╰]"
 )
