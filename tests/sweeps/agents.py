@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from actors.agent_settings import AgentAccount
-from events.repository_state import RepositoryState
+from events.records import PrRecord
 from events.types import (
+    AccountPaused,
+    AccountProbed,
+    AccountReopened,
     AttemptFailed,
     AttemptInterrupted,
     AttemptRateLimited,
@@ -30,12 +36,12 @@ from events.types import (
 )
 from events.work import SessionReport, Stage
 from tests.actors.harness import check_events, fold_repositories
-from tests.agents.models import Json
+from tests.agents.models import AnthropicServer, Json, ResponsesServer, unified_headers
 from tests.agents.real import access_of
 from tests.engine_fixtures import GitProject
 from tests.sweeps.bench import SweepBench, little
 
-__all__ = ["BUILD", "FAIL", "MEND", "SESSION", "AgentBench", "needing", "writing_first_a_broken_script"]
+__all__ = ["BUILD", "SESSION", "AgentBench", "OneSession", "TurnedAway", "needing", "writing_first_a_broken_script"]
 
 SESSION = r"spool/([0-9A-Za-z_.%-]+)/session"
 """What tells the conversations of two sessions apart, whatever pull request they are on."""
@@ -55,10 +61,10 @@ _SCRIPT = (
 _NEEDED = r"""$(sed -n 's/^NEEDED = "\(.*\)"/\1/p' repo/setup.py)"""
 BUILD = f"printf '{_SCRIPT}' \"{_NEEDED}\" > docker_build_pkg.sh"
 """Shell that writes the script which builds the commit in ``repo/``."""
-FAIL = f"printf '{_SCRIPT}' nothing > docker_build_pkg.sh"
+_FAIL = f"printf '{_SCRIPT}' nothing > docker_build_pkg.sh"
 """Shell that writes one which fails, and whose error names what is missing."""
 _TOLD = r"$(./verify --log build | sed -n 's/.*LITTLE_ENVIRONMENT has to be \([a-z]*\).*/\1/p' | head -n 1)"
-MEND = f"printf '{_SCRIPT}' \"{_TOLD}\" > docker_build_pkg.sh"
+_MEND = f"printf '{_SCRIPT}' \"{_TOLD}\" > docker_build_pkg.sh"
 """Shell that writes the script which builds, by what the failed build's log says and nothing else."""
 
 
@@ -67,16 +73,47 @@ def writing_first_a_broken_script() -> Json:
     return {
         "session": SESSION,
         "turns": [
-            {"run": f"{FAIL} && ./verify"},
-            {"say": "It names what is missing.", "run": f"{MEND} && ./verify"},
+            {"run": f"{_FAIL} && ./verify"},
+            {"say": "It names what is missing.", "run": f"{_MEND} && ./verify"},
             {"say": "done"},
         ],
     }
 
 
-def needing(version: int, environment: str, *, test_s: float = 0.0) -> dict[str, str]:
+def needing(version: int, environment: str) -> dict[str, str]:
     """The files of one commit of a small package that builds in ``environment`` only."""
-    return {**little(version, test_s=test_s), "setup.py": SETUP.format(environment=environment)}
+    return {**little(version), "setup.py": SETUP.format(environment=environment)}
+
+
+class TurnedAway(AnthropicServer):
+    """Turns its account away for ``limit_s`` seconds from the first question on, and says when that is over."""
+
+    limit_s = 60.0
+    reset_at = 0
+
+    def take(self, *, conversation: str, raw: str) -> Json:
+        """See ``ModelServer``."""
+        self.reset_at = self.reset_at or int(time.time() + self.limit_s)
+        if time.time() >= self.reset_at:
+            return super().take(conversation=conversation, raw=raw)
+        error = {"type": "error", "error": {"type": "rate_limit_error", "message": "as scripted"}}
+        return {"status": 429, "error": error, "headers": unified_headers("rejected", reset=self.reset_at)}
+
+
+class OneSession(ResponsesServer):
+    """Serves one session; its account has met a limit of a day for every other."""
+
+    first = ""
+
+    def take(self, *, conversation: str, raw: str) -> Json:
+        """See ``ModelServer``."""
+        found = re.search(SESSION, raw)
+        session = found[1] if found else conversation
+        self.first = self.first or session
+        if session == self.first:
+            return super().take(conversation=conversation, raw=raw)
+        error = {"type": "usage_limit_reached", "message": "as scripted", "resets_at": int(time.time() + 86400)}
+        return {"status": 429, "error": {"error": {**error, "plan_type": "plus"}}}
 
 
 class AgentBench(SweepBench):
@@ -107,10 +144,14 @@ class AgentBench(SweepBench):
             lines += [f"slots = {one.slots}", f"env = {{ {env} }}"]
         (self.folder / "headrace.toml").write_text("\n".join(lines) + "\n")
 
-    def write_environments(self, project: GitProject, environments: Sequence[str], *, test_s: float = 0.0) -> None:
-        """The timeline: one pull request a day, each of the environment that is named for it."""
-        commits = [project.commit(needing(n, one, test_s=test_s)) for n, one in enumerate(environments, 1)]
-        self.write([self.row(project, n, one) for n, one in enumerate(commits, 1)])
+    def write_environments(self, **repositories: Sequence[str]) -> None:
+        """The timeline: of each repository one pull request a day, each of the environment that is named for it."""
+        rows = []
+        for name, environments in repositories.items():
+            project = GitProject(self.folder / name)
+            commits = [project.commit(needing(n, one)) for n, one in enumerate(environments, 1)]
+            rows += [self.row(project, n, one) for n, one in enumerate(commits, 1)]
+        self.write(rows)
 
     # ------------------------------------------------------------ what the log says
 
@@ -132,14 +173,31 @@ class AgentBench(SweepBench):
                 found[one.attempt_id] = one.session
         return {attempt: report for attempt, report in found.items() if report is not None}
 
-    def repository(self) -> RepositoryState:
-        """The one repository, as the log has it."""
-        (found,) = fold_repositories(self.events())
-        return found
+    def pull_requests(self) -> list[PrRecord]:
+        """Those of all repositories, as the log has them."""
+        return [pr for one in fold_repositories(self.events()) for pr in one.of_sweep(self.name)]
 
     def ways(self) -> Counter[Stage]:
         """How many pull requests each stage verified."""
-        return Counter(pr.verified_by for pr in self.repository().of_sweep(self.name) if pr.verified_by is not None)
+        return Counter(pr.verified_by for pr in self.pull_requests() if pr.verified_by is not None)
+
+    def status(self) -> dict[str, Any]:
+        """What ``headrace status --json`` prints."""
+        found: dict[str, Any] = json.loads(self.run("status", self.name, "--store", self.store, "--json")[1])
+        return found
+
+    def grants_of(self, account: str) -> list[str]:
+        """What happened to an account, in its order: ``granted``, once a session, ``paused``, ``probed``, ``reopened``;
+        pauses that only prolong one are left out."""
+        found: list[str] = []
+        for _, event in self.events():
+            match event:
+                case LeasesGranted():
+                    found += ["granted" for one in event.leases if one.account == account]
+                case AccountPaused(account=name) | AccountProbed(account=name) | AccountReopened(account=name):
+                    if name == account:
+                        found.append(type(event).__name__.removeprefix("Account").lower())
+        return [one for at, one in enumerate(found) if not (one == "paused" and at and found[at - 1] == "paused")]
 
     def check(self) -> None:
         """What holds of every log of a sweep with agents that is over, whatever was killed on the way."""

@@ -9,13 +9,13 @@ import pytest
 
 from actors.agents.adapters import ADAPTERS
 from actors.images import Engine
-from events.types import AttemptSucceeded
+from events.types import AccountPaused, AttemptSucceeded
 from events.work import Stage
+from scripts.accounts import clock
 from tests.agents.models import SERVERS
 from tests.agents.real import install_programs
-from tests.engine_fixtures import GitProject
 from tests.generation.scripted import write_agent
-from tests.sweeps.agents import BUILD, AgentBench, writing_first_a_broken_script
+from tests.sweeps.agents import BUILD, SESSION, AgentBench, OneSession, TurnedAway, writing_first_a_broken_script
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.slow]
 
@@ -34,7 +34,7 @@ def finish(bench: AgentBench, engine: Engine) -> str:
     assert code == 0, output
     bench.check()
     assert bench.containers(engine) == []
-    assert set(bench.repository().counts(bench.name)) == {"succeeded"}
+    assert {str(pr.state) for pr in bench.pull_requests()} == {"succeeded"}
     return output
 
 
@@ -46,7 +46,7 @@ def test_an_agent_writes_one_context_an_environment_and_the_cascade_serves_the_r
     bench = AgentBench(tmp_path, cache_dir=bench_cache, programs=programs)
     bench.add_account("claude", "http://127.0.0.1:40009", slots=2)
     bench.configure()
-    bench.write_environments(GitProject(tmp_path / "little"), ["red"] * 3 + ["blue"] * 2)
+    bench.write_environments(little=["red"] * 3 + ["blue"] * 2)
     bench.start()
     output = finish(bench, engine)
     assert len(bench.sessions()) == 2, "one session an environment"
@@ -66,7 +66,7 @@ def test_each_cli_mends_a_broken_script_by_what_verify_says_and_the_cascade_serv
     with SERVERS[agent](writing_first_a_broken_script()) as model:
         bench.add_account(agent, model.url)
         bench.configure(sandbox="required")
-        bench.write_environments(GitProject(tmp_path / "little"), ["red"] * 2 + ["blue"] * 2)
+        bench.write_environments(little=["red"] * 2 + ["blue"] * 2)
         bench.start()
         finish(bench, engine)
     assert len(bench.sessions()) == 2, "one session an environment"
@@ -75,3 +75,37 @@ def test_each_cli_mends_a_broken_script_by_what_verify_says_and_the_cascade_serv
         assert (report.ended, report.agent, report.verifications) == ("completed", agent, 2)
         assert report.output_tokens
         assert (report.cost_usd is not None) == ADAPTERS[agent].tells_cost
+
+
+@pytest.mark.agents
+def test_while_one_account_is_exhausted_the_others_go_on_and_after_its_reset_it_is_probed_once(
+    tmp_path: Path, bench_cache: Path, engine: Engine, programs: Path
+) -> None:
+    bench = AgentBench(tmp_path, cache_dir=bench_cache, programs=programs)
+    script = {"session": SESSION, "turns": [{"run": f"{BUILD} && ./verify"}, {"say": "done"}]}
+    with TurnedAway(script) as claude, OneSession(script) as codex:
+        bench.add_account("claude", claude.url, slots=2, oauth=True)
+        bench.add_account("codex", codex.url)
+        bench.configure()
+        bench.write_environments(one=["red"] * 2, two=["blue"] * 2, three=["green"] * 2, four=["grey"] * 2)
+        bench.start()
+        bench.wait_for_events(AccountPaused, 2)
+        told = bench.status()
+        shown = bench.run("status", bench.name, "--store", bench.store)[1]
+        output = finish(bench, engine)
+    until = clock(claude.reset_at)
+    assert told["agents_paused_until"] == until
+    assert f"all agents are paused until {until}" in shown
+    assert f"all agents are paused until {until}; what needs none goes on" in output
+    assert [one["paused_until"] is not None for one in told["accounts"]] == [True, True]
+    assert bench.ways() == Counter({Stage.TRY_SIMILAR: 4, Stage.LLM_GENERATE: 4})
+    used = Counter((one.agent, one.ended) for one in bench.reports().values())
+    assert used[("codex", "completed")] == 1
+    assert used[("claude", "completed")] == 3
+    assert used[("codex", "rate_limited")] == 1
+    assert 1 <= used[("claude", "rate_limited")] <= 2, "those that were under way when it ran out"
+    granted = bench.grants_of("claude")
+    assert "paused" in granted
+    after = granted[granted.index("paused") :]
+    assert after[:4] == ["paused", "probed", "granted", "reopened"], "nothing between the pause and its one probe"
+    assert after[4:] == ["granted", "granted"], "then it is used as before"
