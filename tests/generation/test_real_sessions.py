@@ -305,7 +305,8 @@ def test_an_agent_that_forges_is_refused_and_recorded(
     assert DockerContext.from_tar_bytes(table.blobs.get(outcome.context)) == forgery.context
     assert outcome.session is not None
     assert outcome.session.verifications == 1
-    assert b"verdict: refused" in table.blobs.get(outcome.blobs["transcript"])
     assert b"refused at" in table.blobs.get(outcome.blobs["session_log"])
     if outcome.failure_class is FailureClass.TAMPER:
-        assert any(check.name == "warning" for check in outcome.checks)
+        assert outcome.session.ended == "tamper"
+    else:
+        assert b"verdict: refused" in table.blobs.get(outcome.blobs["transcript"])
