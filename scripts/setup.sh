@@ -59,6 +59,7 @@ install_packages() {
         have iptables || missing+=(iptables)
     fi
     [[ -z "$extras" ]] || have ip || missing+=(iproute2)
+    [[ -z "$extras" ]] || have bwrap || missing+=(bubblewrap)
     if ! have debootstrap; then
         if [[ -n "$answering" ]] && ((EUID != 0)); then
             say "debootstrap is missing; it is needed only where no image registry can be reached"
