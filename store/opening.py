@@ -1,7 +1,9 @@
 """Opens a store by its URL: the event log, its blobs and its read models together.
 
-``sqlite:///relative.db``, ``sqlite:////absolute.db`` and ``memory:`` (tests). One process at a time writes a log, any
-number read it meanwhile; blobs may be put by every process, whoever holds the log.
+``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``supabase`` (the project that ``SUPABASE_URL`` and
+``SUPABASE_KEY`` name) and ``memory:`` (tests). One process at a time writes a SQLite log, any number read it meanwhile;
+blobs may be put by every process, whoever holds the log. A Supabase log is written by any number of processes; of those
+that name a holder (they drive a sweep, or change one) one at a time has its lock.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from events.errors import EnvironmentNotReady, StoreUrlError
+from events.errors import StoreUrlError
 from store.blobs import BlobStore, FileBlobs, MemoryBlobs
 from store.log import EventLog
 from store.memory import MemoryLog
@@ -66,13 +68,14 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
         url: see the module; a relative path is taken from the current folder.
         write: creates the log if it is missing, takes its lock and verifies its last events (all of them: ``verify``);
             otherwise the log must exist and is only read.
-        holder: who writes, in words (``sweep demo``), for whoever finds the log locked.
-        new_id: makes the ``log_id`` of a log that is created now.
+        holder: what is done, in words (``sweep demo``), for whoever finds the log locked. On Supabase the same holder
+            takes a log over at once, and a process that had it as such is refused from then on.
+        new_id: makes the ``log_id`` of a log that is created now; a Supabase log has one from its migrations.
 
     Raises:
         StoreUrlError: ``url`` names no kind of store, or no path.
         InputError: nothing is there to read, or the file belongs to another program.
-        EnvironmentNotReady: this release has no such store yet.
+        EnvironmentNotReady: the Supabase project or its key cannot be used, or its schema is older than this program.
         LogLocked: another process writes this log.
         LogTooNew, LogCorrupt, LogUnavailable: the log cannot be used.
     """
@@ -80,7 +83,7 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
         memory = MemoryLog(log_id=new_id())
         return Store(url=url, log=memory, blobs=MemoryBlobs(), models=memory.models)
     if url == "supabase":
-        raise EnvironmentNotReady("--store supabase: this release has no Supabase store yet; use sqlite:///PATH")
+        return _opened_supabase(write=write, holder=holder)
     if not url.startswith(_SQLITE):
         raise StoreUrlError(url=url)
     name = url.removeprefix(_SQLITE)
@@ -95,3 +98,10 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
             log.close()
             raise
     return Store(url=url, log=log, blobs=FileBlobs(f"{path}.blobs"), models=log.models)
+
+
+def _opened_supabase(*, write: bool, holder: str) -> Store:
+    from store.supabase.opening import open_project  # the client takes half a second to import
+
+    log, blobs, models = open_project(write=write, holder=holder)
+    return Store(url="supabase", log=log, blobs=blobs, models=models)
