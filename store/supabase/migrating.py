@@ -16,6 +16,7 @@ __all__ = ["MIGRATIONS", "SCHEMA", "Migration", "apply", "as_one_file"]
 
 CONNECT_TIMEOUT_S = 10
 LOCK_TIMEOUT_S = 30
+CONNECT = "connect"
 _ADVISORY_LOCK = 0x48454144
 """Two runs of ``migrate`` take turns."""
 
@@ -66,7 +67,7 @@ def apply(database_url: str, *, up_to: int = SCHEMA) -> list[Migration]:
     import psycopg
 
     done: list[Migration] = []
-    doing = "connect"
+    doing = CONNECT
     try:
         with psycopg.connect(database_url, connect_timeout=CONNECT_TIMEOUT_S, autocommit=True) as connection:
             connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
@@ -85,7 +86,8 @@ def apply(database_url: str, *, up_to: int = SCHEMA) -> list[Migration]:
                 done.append(migration)
     except psycopg.Error as exc:
         said = " ".join(str(exc).split())
-        raise EnvironmentNotReady(
-            f"the database does not {doing}: {said}; check --database-url (role postgres; in the dashboard: Connect)"
-        ) from exc
+        remedy = "check --database-url (role postgres; in the dashboard: Connect)"
+        if doing != CONNECT:
+            remedy = "mend what it says, or use a project of Headrace's own; nothing of this migration was kept"
+        raise EnvironmentNotReady(f"the database does not {doing}: {said}; {remedy}") from exc
     return done

@@ -40,6 +40,7 @@ __all__ = ["SECRET", "Faults", "key_of"]
 SECRET = "a secret that only the tests of this repository use"  # noqa: S105
 POOL_CONNECTIONS = 10
 POOL_WAIT_S = 10.0
+Connection = psycopg.Connection[Any]
 OPERATORS = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 STATUS = (
@@ -51,9 +52,9 @@ STATUS = (
 
 
 class Faults(msgspec.Struct, kw_only=True):
-    """What goes wrong. ``row_cap``: rows of an answer. ``statement_timeout_ms``: of every role. ``unavailable``: so many
-    requests get 503; ``cut_before`` and ``cut_after``: so many calls of functions are cut off before the database has
-    seen them, or after it has committed. ``cut_every``: and every so many calls one is cut off after it."""
+    """What goes wrong. ``row_cap``: rows of an answer. ``statement_timeout_ms``: of every role. ``unavailable``: so
+    many requests get 503; ``cut_before`` and ``cut_after``: so many calls of functions are cut off before the database
+    has seen them, or after it has committed. ``cut_every``: and of every so many calls one is cut off after it."""
 
     row_cap: int = 1000
     statement_timeout_ms: int = 8000
@@ -90,9 +91,14 @@ class Database:
         self.turn = threading.Lock()
         self._dsn = dsn
         self._functions: dict[str, tuple[list[tuple[str, str]], str, list[str]]] = {}
-        self._idle: queue.LifoQueue[psycopg.Connection[Any] | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Connection | None] = queue.LifoQueue()
         for _ in range(POOL_CONNECTIONS):
             self._idle.put(None)
+
+    @property
+    def timeout(self) -> str:
+        """For a statement, as PostgreSQL writes it."""
+        return f"{self.faults.statement_timeout_ms}ms"
 
     def spend(self, fault: str) -> bool:
         """Whether a fault that comes a number of times comes now."""
@@ -102,7 +108,7 @@ class Database:
             return left > 0
 
     @contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[Any]]:
+    def connection(self) -> Iterator[Connection]:
         try:
             connection = self._idle.get(timeout=POOL_WAIT_S)
         except queue.Empty:
@@ -118,7 +124,7 @@ class Database:
             usable = connection is not None and not connection.closed and not connection.broken
             self._idle.put(connection if usable else None)
 
-    def function(self, connection: psycopg.Connection[Any], name: str) -> tuple[list[tuple[str, str]], str, list[str]]:
+    def function(self, connection: Connection, name: str) -> tuple[list[tuple[str, str]], str, list[str]]:
         """Names and types of a function's arguments, the type that it returns, and the settings it asks for."""
         if name not in self._functions:
             row = connection.execute(
@@ -129,11 +135,16 @@ class Database:
                 (name,),
             ).fetchone()
             if row is None:
-                raise Refused(
-                    404, "PGRST202", f"Could not find the function public.{name} in the schema cache"
-                )
+                raise Refused(404, "PGRST202", f"Could not find the function public.{name} in the schema cache")
             self._functions[name] = (list(zip(row[0], row[1], strict=True)), row[2], row[3])
         return self._functions[name]
+
+
+class Who(msgspec.Struct, frozen=True):
+    """Whose request it is: a role, and what its key says."""
+
+    role: str
+    claims: str
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -143,6 +154,11 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     disable_nagle_algorithm = True
     server: Gateway
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):  # every method is heard; those that are not known get 501
+            return self._handle
+        raise AttributeError(name)
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -163,8 +179,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         self.wfile.flush()
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _handle
-
     def _answer(self, body: bytes) -> tuple[int, bytes]:
         parts = urlsplit(self.path)
         name, _, rest = parts.path.strip("/").partition("/")
@@ -178,136 +192,150 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "PGRST125", "Invalid path specified in request URL")
         if database.spend("unavailable"):
             return 503, b"<html>503 Service Temporarily Unavailable</html>"
-        role, claims = self._role()
+        who = self._who()
         what = rest.removeprefix("rest/v1/")
         query = parse_qsl(parts.query, keep_blank_values=True)
+        if "count=" in (self.headers.get("Prefer") or ""):
+            raise Refused(501, "GATEWAY", "counts are not implemented here")
         with database.connection() as connection:
             try:
-                if what.startswith("rpc/"):
-                    return self._call(database, connection, what.removeprefix("rpc/"), role, claims, body)
-                return self._table(database, connection, what, role, claims, query, body)
+                match self.command, what.partition("/"):
+                    case "POST", ("rpc", _, function):
+                        return _call(database, connection, function, who=who, body=body)
+                    case "GET", (table, "", _):
+                        return _read(database, connection, table, who=who, query=query)
+                    case ("POST" | "PATCH" | "DELETE") as method, (table, "", _):
+                        statement, values = _write(connection, method, table, query=query, body=body)
+                        return _run(database, connection, statement, values=values, who=who)
+                    case _:
+                        raise Refused(501, "GATEWAY", f"{self.command} {what} is not implemented here")
             except psycopg.Error as exc:
-                raise _refused(exc, role) from exc
+                raise _refused(exc, who.role) from exc
             finally:
                 _roll_back(connection)
 
-    def _role(self) -> tuple[str, str]:
+    def _who(self) -> Who:
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         if not token or scheme.lower() != "bearer":
-            return "anon", "{}"
+            return Who("anon", "{}")
         try:
             claims = jwt.decode(token, SECRET, algorithms=["HS256"])
         except jwt.ExpiredSignatureError:
             raise Refused(401, "PGRST303", "JWT expired") from None
         except jwt.InvalidTokenError:
             raise Refused(401, "PGRST301", "No suitable key or wrong key type") from None
-        return str(claims.get("role", "anon")), json.dumps(claims)
+        return Who(str(claims.get("role", "anon")), json.dumps(claims))
 
-    def _begin(self, connection: psycopg.Connection[Any], role: str, claims: str, timeout: str, *, read: bool) -> None:
-        connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED READ {'ONLY' if read else 'WRITE'}")
-        connection.execute(
-            "SELECT set_config('role', %s, true), set_config('request.jwt.claims', %s, true), "
-            "set_config('statement_timeout', %s, true)",
-            (role, claims, timeout),
-        )
 
-    def _call(
-        self, database: Database, connection: psycopg.Connection[Any], name: str, role: str, claims: str, body: bytes
-    ) -> tuple[int, bytes]:
-        if self.command != "POST":
-            raise Refused(501, "GATEWAY", f"{self.command} of a function is not implemented here")
-        arguments, returns, settings = database.function(connection, name)
-        given = json.loads(body) if len(body) < 100 else None
-        if given is not None and set(given) != {argument for argument, _ in arguments}:
-            raise Refused(404, "PGRST202", f"Could not find the function public.{name} with these arguments")
-        if database.spend("cut_before"):
-            raise CutOff
-        timeout = f"{database.faults.statement_timeout_ms}ms"
-        hoisted = dict(setting.split("=", 1) for setting in settings)
-        self._begin(connection, role, claims, hoisted.get("statement_timeout", timeout), read=False)
-        call = sql.SQL("{}({})").format(
-            sql.Identifier("public", name),
-            sql.SQL(", ").join(sql.SQL("{0} => _.{0}").format(sql.Identifier(one)) for one, _ in arguments),
-        )
-        columns = sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(type_)) for one, type_ in arguments
-        )
-        source = sql.SQL(" FROM json_to_record(%s::json) AS _({})").format(columns) if arguments else sql.SQL("")
-        as_text = sql.SQL("SELECT to_json({})::text{}").format(call, source)
-        if returns == "void":
-            as_text = sql.SQL("SELECT {}::text{}").format(call, source)
-        row = connection.execute(as_text, (body.decode(),) if arguments else None).fetchone()
-        with database.turn:
-            database.calls[name] += 1
-            count = database.calls.total()
-        connection.execute("COMMIT")
-        every = database.faults.cut_every
-        if database.spend("cut_after") or (every and count % every == 0):
-            raise CutOff
-        if returns == "void":
-            return 204, b""
-        return 200, (row[0] if row and row[0] is not None else "null").encode()
+def _begin(connection: Connection, who: Who, *, timeout: str, read: bool) -> None:
+    connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED READ {'ONLY' if read else 'WRITE'}")
+    connection.execute(
+        "SELECT set_config('role', %s, true), set_config('request.jwt.claims', %s, true), "
+        "set_config('statement_timeout', %s, true)",
+        (who.role, who.claims, timeout),
+    )
 
-    def _table(
-        self,
-        database: Database,
-        connection: psycopg.Connection[Any],
-        table: str,
-        role: str,
-        claims: str,
-        query: list[tuple[str, str]],
-        body: bytes,
-    ) -> tuple[int, bytes]:
-        known = connection.execute("SELECT to_regclass(%s)", (f'public."{table}"',)).fetchone()
-        if known is None or known[0] is None:
-            raise Refused(404, "PGRST205", f"Could not find the table 'public.{table}' in the schema cache")
-        if "count=" in (self.headers.get("Prefer") or ""):
-            raise Refused(501, "GATEWAY", "counts are not implemented here")
-        target = sql.Identifier("public", table)
-        columns, order, limit, filters, values = sql.SQL("*"), sql.SQL(""), database.faults.row_cap, [], []
-        for name, value in query:
-            if name == "select":
-                columns = sql.SQL(", ").join(map(sql.Identifier, value.split(","))) if value != "*" else columns
-            elif name == "order":
-                column, _, way = value.partition(".")
-                if way not in ("", "asc", "desc"):
-                    raise Refused(501, "GATEWAY", f"order {way} is not implemented here")
-                order = sql.SQL(" ORDER BY {} {}").format(sql.Identifier(column), sql.SQL(way or "asc"))
-            elif name == "limit":
-                limit = min(limit, int(value))
-            else:
-                operator, _, operand = value.partition(".")
-                if operator not in OPERATORS:
-                    raise Refused(501, "GATEWAY", f"the filter {operator} is not implemented here")
-                filters.append(sql.SQL("{} {} %s").format(sql.Identifier(name), sql.SQL(OPERATORS[operator])))
-                values.append(operand)
-        where = sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(filters)) if filters else sql.SQL("")
-        timeout = f"{database.faults.statement_timeout_ms}ms"
-        self._begin(connection, role, claims, timeout, read=self.command == "GET")
-        match self.command:
-            case "GET":
-                statement = sql.SQL(
-                    "SELECT coalesce(json_agg(page), '[]')::text FROM (SELECT {} FROM {}{}{} LIMIT {}) AS page"
-                ).format(columns, target, where, order, limit)
-                row = connection.execute(statement, values).fetchone()
-                connection.execute("COMMIT")
-                return 200, row[0].encode() if row else b"[]"
-            case "DELETE":
-                statement = sql.SQL("DELETE FROM {}{}").format(target, where)
-            case "PATCH":
-                changes = json.loads(body)
-                assignments = [sql.SQL("{} = {}").format(sql.Identifier(one), to) for one, to in changes.items()]
-                statement = sql.SQL("UPDATE {} SET {}{}").format(target, sql.SQL(", ").join(assignments), where)
-            case "POST":
-                statement = sql.SQL("INSERT INTO {0} SELECT * FROM json_populate_record(NULL::{0}, %s::json)").format(
-                    target
-                )
-                values = [body.decode()]
-            case _:
-                raise Refused(501, "GATEWAY", f"{self.command} is not implemented here")
-        connection.execute(statement, values)
-        connection.execute("COMMIT")
+
+def _call(database: Database, connection: Connection, name: str, *, who: Who, body: bytes) -> tuple[int, bytes]:
+    """A function, with the arguments in ``body``; a faithful PostgREST would look at their names too."""
+    arguments, returns, settings = database.function(connection, name)
+    if database.spend("cut_before"):
+        raise CutOff
+    hoisted = dict(setting.split("=", 1) for setting in settings)
+    _begin(connection, who, timeout=hoisted.get("statement_timeout", database.timeout), read=False)
+    call = sql.SQL("{}({})").format(
+        sql.Identifier("public", name),
+        sql.SQL(", ").join(sql.SQL("{0} => _.{0}").format(sql.Identifier(one)) for one, _ in arguments),
+    )
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(one), sql.SQL(type_)) for one, type_ in arguments
+    )
+    source = sql.SQL(" FROM json_to_record(%s::json) AS _({})").format(columns) if arguments else sql.SQL("")
+    result = call if returns == "void" else sql.SQL("to_json({})").format(call)
+    statement = sql.SQL("SELECT {}::text{}").format(result, source)
+    row = connection.execute(statement, (body.decode(),) if arguments else None).fetchone()
+    connection.execute("COMMIT")
+    with database.turn:
+        database.calls[name] += 1
+        count = database.calls.total()
+    every = database.faults.cut_every
+    if database.spend("cut_after") or (every and count % every == 0):
+        raise CutOff
+    if returns == "void":
         return 204, b""
+    return 200, (row[0] if row and row[0] is not None else "null").encode()
+
+
+def _read(
+    database: Database, connection: Connection, table: str, *, who: Who, query: list[tuple[str, str]]
+) -> tuple[int, bytes]:
+    """A page of a table, no longer than the row cap."""
+    given = dict(query)
+    names = given.get("select", "*")
+    columns: sql.Composable = sql.SQL("*")
+    if names != "*":
+        columns = sql.SQL(", ").join(map(sql.Identifier, names.split(",")))
+    order: sql.Composable = sql.SQL("")
+    if "order" in given:
+        column, _, way = given["order"].partition(".")
+        if way not in ("", "asc", "desc"):
+            raise Refused(501, "GATEWAY", f"order {way} is not implemented here")
+        order = sql.SQL(" ORDER BY {} {}").format(sql.Identifier(column), sql.SQL(way or "asc"))
+    limit = min(database.faults.row_cap, int(given.get("limit", database.faults.row_cap)))
+    where, values = _where(query)
+    statement = sql.SQL(
+        "SELECT coalesce(json_agg(page), '[]')::text FROM (SELECT {} FROM {}{}{} LIMIT {}) AS page"
+    ).format(columns, _target(connection, table), where, order, limit)
+    _begin(connection, who, timeout=database.timeout, read=True)
+    row = connection.execute(statement, values).fetchone()
+    connection.execute("COMMIT")
+    return 200, row[0].encode() if row else b"[]"
+
+
+def _write(
+    connection: Connection, method: str, table: str, *, query: list[tuple[str, str]], body: bytes
+) -> tuple[sql.Composed, list[str]]:
+    """The statement of a plain insert, update or delete."""
+    target, (where, values) = _target(connection, table), _where(query)
+    match method:
+        case "DELETE":
+            return sql.SQL("DELETE FROM {}{}").format(target, where), values
+        case "PATCH":
+            changes = json.loads(body)
+            assignments = [sql.SQL("{} = {}").format(sql.Identifier(one), to) for one, to in changes.items()]
+            return sql.SQL("UPDATE {} SET {}{}").format(target, sql.SQL(", ").join(assignments), where), values
+        case _:
+            insert = sql.SQL("INSERT INTO {0} SELECT * FROM json_populate_record(NULL::{0}, %s::json)")
+            return insert.format(target), [body.decode()]
+
+
+def _run(
+    database: Database, connection: Connection, statement: sql.Composed, *, values: list[str], who: Who
+) -> tuple[int, bytes]:
+    _begin(connection, who, timeout=database.timeout, read=False)
+    connection.execute(statement, values)
+    connection.execute("COMMIT")
+    return 204, b""
+
+
+def _target(connection: Connection, table: str) -> sql.Identifier:
+    known = connection.execute("SELECT to_regclass(%s)", (f'public."{table}"',)).fetchone()
+    if known is None or known[0] is None:
+        raise Refused(404, "PGRST205", f"Could not find the table 'public.{table}' in the schema cache")
+    return sql.Identifier("public", table)
+
+
+def _where(query: list[tuple[str, str]]) -> tuple[sql.Composable, list[str]]:
+    filters, values = [], []
+    for name, value in query:
+        if name in ("select", "order", "limit"):
+            continue
+        operator, _, operand = value.partition(".")
+        if operator not in OPERATORS:
+            raise Refused(501, "GATEWAY", f"the filter {operator} is not implemented here")
+        filters.append(sql.SQL("{} {} %s").format(sql.Identifier(name), sql.SQL(OPERATORS[operator])))
+        values.append(operand)
+    return (sql.SQL(" WHERE {}").format(sql.SQL(" AND ").join(filters)) if filters else sql.SQL("")), values
 
 
 class Gateway(ThreadingHTTPServer):
@@ -340,7 +368,7 @@ def _refused(exc: psycopg.Error, role: str) -> Refused:
     return Refused(status, state, exc.diag.message_primary or str(exc))
 
 
-def _roll_back(connection: psycopg.Connection[Any]) -> None:
+def _roll_back(connection: Connection) -> None:
     if not connection.closed and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
         try:
             connection.execute("ROLLBACK")
@@ -355,7 +383,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     gateway = Gateway(options.dsn, options.port)
-    print(gateway.server_address[1], flush=True)  # noqa: T201
+    print(gateway.server_address[1], flush=True)
     threading.Thread(target=gateway.serve_forever, daemon=True).start()
     sys.stdin.read()
     gateway.shutdown()

@@ -18,7 +18,7 @@ import psycopg
 
 from tests.actors.harness import wait_for
 
-__all__ = ["PASSWORD", "Postgres"]
+__all__ = ["PASSWORD", "Postgres", "program"]
 
 PASSWORD = "scratch"  # noqa: S105 - of a server that lives as long as the tests
 SETTINGS = {
@@ -97,10 +97,11 @@ class Postgres:
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        command = [program("postgres"), "-D", f"{self.folder}/data", "-p", str(self.port), "-k", str(self.folder)]
+        command += [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [_program("postgres"), "-D", f"{self.folder}/data", "-p", str(self.port), "-k", str(self.folder), *settings],
+                command,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -123,16 +124,16 @@ class Postgres:
             return False
         return True
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            [_program(program), *arguments],
+            [program(name), *arguments],
             cwd=self.folder,
             capture_output=True,
             text=True,
             check=False,
             **self._as_user(),  # type: ignore[call-overload]
         )
-        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
     def _as_user(self) -> dict[str, object]:
         user = self._user
@@ -147,7 +148,8 @@ def _user() -> pwd.struct_passwd | None:
     return names.get("postgres") or names["nobody"]
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Where a program of PostgreSQL is."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     found = shutil.which(name, path=":".join([os.environ.get("PATH", ""), *map(str, folders)]))
     assert found is not None, f"{name} of PostgreSQL is missing; run scripts/setup.sh --dev"

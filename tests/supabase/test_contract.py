@@ -1,4 +1,4 @@
-"""The contracts of the event log and of blobs, kept by the Supabase store on a real PostgreSQL (properties 1 to 4, 8, 15)."""
+"""The contracts of the event log and of blobs, kept by the Supabase store on a real PostgreSQL."""
 
 from __future__ import annotations
 
