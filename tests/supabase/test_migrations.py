@@ -114,7 +114,9 @@ def test_the_files_are_named_as_the_supabase_command_wants_them() -> None:
 def test_the_tables_of_another_program_are_left_alone(empty: Project) -> None:
     with empty.raw() as raw:
         raw.execute("CREATE TABLE public.events (id int)")
-        with pytest.raises(EnvironmentNotReady, match=r"public\.events belongs to another program.*nothing .* was kept"):
+        with pytest.raises(
+            EnvironmentNotReady, match=r"public\.events belongs to another program.*nothing .* was kept"
+        ):
             apply(empty.database_url)
         assert raw.execute("SELECT to_regclass('public.headrace_meta')").fetchone() == (None,)
 
