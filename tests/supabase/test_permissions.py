@@ -70,7 +70,7 @@ def test_no_role_of_the_api_writes_a_table_directly(filled: Project, role: str) 
         tables = [row[0] for row in raw.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     assert len(tables) >= 14
     with as_role(filled, role) as connection:
-        for statement in (INSERT, *(f"DELETE FROM public.{table}" for table in tables)):
+        for statement in (INSERT, *(f"DELETE FROM public.{table}" for table in tables)):  # noqa: S608
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
 
