@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.verifier.collection import Collected, CollectorReport, compare
-from actors.verifier.commit import CommitTree
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.expected import Expected, expected_tests
+from actors.verifier.suite.collection import Collected, CollectorReport, compare
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.expected import Expected, expected_tests
 from events.work import FailureClass
 from store.sources import Mirror
 from tests.engine_fixtures import GitProject
