@@ -14,26 +14,41 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from events.errors import StoreUrlError
+from events.errors import EnvironmentNotReady, StoreUrlError
 from store.blobs import BlobStore, FileBlobs, MemoryBlobs
 from store.log import EventLog
 from store.memory import MemoryLog
 from store.read_models import ReadModels
 from store.sqlite import SqliteLog
 
-__all__ = ["Store", "absolute_url", "new_log_id", "open_store"]
+__all__ = ["Store", "absolute_url", "new_log_id", "open_shared_blobs", "open_store"]
 
 _SQLITE = "sqlite:///"
+_SUPABASE = "supabase"
+SUPABASE_CALLS_AT_ONCE = 8
+"""Each call waits for the network; the project has some tens of connections for all."""
 
 
 class Store:
     """A log with its blobs and its read models; a context manager that closes all of them.
 
-    ``models`` answers ``contexts_of``, ``attempts`` and ``errors`` and is as current as ``log``.
+    ``models`` answers ``contexts_of``, ``attempts`` and ``errors`` and is as current as ``log``. ``calls_at_once``: how
+    many threads are of use to whoever asks it much. ``shared_blobs``: under what name other nodes open its blobs by
+    themselves (:func:`open_shared_blobs`); empty: they cannot.
     """
 
-    def __init__(self, *, url: str, log: EventLog, blobs: BlobStore, models: ReadModels) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        log: EventLog,
+        blobs: BlobStore,
+        models: ReadModels,
+        calls_at_once: int = 1,
+        shared_blobs: str = "",
+    ) -> None:
         self.url, self.log, self.blobs, self.models = url, log, blobs, models
+        self.calls_at_once, self.shared_blobs = calls_at_once, shared_blobs
 
     def close(self) -> None:
         """Gives log and lock up; closing twice is harmless."""
@@ -82,7 +97,7 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
     if url == "memory:":
         memory = MemoryLog(log_id=new_id())
         return Store(url=url, log=memory, blobs=MemoryBlobs(), models=memory.models)
-    if url == "supabase":
+    if url == _SUPABASE:
         return _opened_supabase(write=write, holder=holder)
     if not url.startswith(_SQLITE):
         raise StoreUrlError(url=url)
@@ -100,8 +115,28 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
     return Store(url=url, log=log, blobs=FileBlobs(f"{path}.blobs"), models=log.models)
 
 
+def open_shared_blobs(name: str) -> BlobStore | None:
+    """The blobs of a store that every node reaches by itself; none if ``name`` is not of that kind, or if this process
+    has no key for it."""
+    if name != _SUPABASE:
+        return None
+    from store.supabase.opening import open_blobs
+
+    try:
+        return open_blobs()
+    except EnvironmentNotReady:
+        return None
+
+
 def _opened_supabase(*, write: bool, holder: str) -> Store:
     from store.supabase.opening import open_project  # the client takes half a second to import
 
     log, blobs, models = open_project(write=write, holder=holder)
-    return Store(url="supabase", log=log, blobs=blobs, models=models)
+    return Store(
+        url=_SUPABASE,
+        log=log,
+        blobs=blobs,
+        models=models,
+        calls_at_once=SUPABASE_CALLS_AT_ONCE,
+        shared_blobs=_SUPABASE,
+    )

@@ -14,7 +14,7 @@ from store.supabase.migrating import SCHEMA
 from store.supabase.models import SupabaseModels
 from store.supabase.rest import OPEN_FOR_S, PATIENCE_S, Rest
 
-__all__ = ["check_schema", "open_project"]
+__all__ = ["check_schema", "open_blobs", "open_project"]
 
 
 def open_project(
@@ -50,6 +50,15 @@ def open_project(
         log.close()
         raise
     return log, SupabaseBlobs(rest), SupabaseModels(rest, log=log, write=write)
+
+
+def open_blobs() -> SupabaseBlobs:
+    """The blobs of the project that the environment names; nothing is asked of it yet.
+
+    Raises:
+        EnvironmentNotReady: address or key are missing, or the key is of no use.
+    """
+    return SupabaseBlobs(Rest(credentials_of()))
 
 
 def check_schema(rest: Rest) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def main(folder: Path, address: str | None = None) -> int:
 
     options = RunOptions(
         store_url=os.environ["HEADRACE_TEST_STORE"],
-        sweep="s",
+        sweep=os.environ.get("HEADRACE_TEST_SWEEP", "s"),
         settings=settings,
         address=address,
         workbench=functools.partial(make_scripted, folder),

@@ -54,7 +54,8 @@ STATUS = (
 class Faults(msgspec.Struct, kw_only=True):
     """What goes wrong. ``row_cap``: rows of an answer. ``statement_timeout_ms``: of every role. ``unavailable``: so
     many requests get 503; ``cut_before`` and ``cut_after``: so many calls of functions are cut off before the database
-    has seen them, or after it has committed. ``cut_every``: and of every so many calls one is cut off after it."""
+    has seen them, or after it has committed. ``cut_every``: and of every so many calls one is cut off after it.
+    ``delay_ms``: how long each request takes on its way."""
 
     row_cap: int = 1000
     statement_timeout_ms: int = 8000
@@ -62,6 +63,7 @@ class Faults(msgspec.Struct, kw_only=True):
     cut_before: int = 0
     cut_after: int = 0
     cut_every: int = 0
+    delay_ms: int = 0
 
 
 def key_of(role: str, *, expires_in_s: float = 3600.0, secret: str = SECRET) -> str:
@@ -190,6 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             return 200, json.dumps(database.calls).encode()
         if not rest.startswith("rest/v1/"):
             raise Refused(404, "PGRST125", "Invalid path specified in request URL")
+        time.sleep(database.faults.delay_ms / 1e3)
         if database.spend("unavailable"):
             return 503, b"<html>503 Service Temporarily Unavailable</html>"
         who = self._who()
