@@ -125,6 +125,7 @@ def test_large_groups_stay_within_a_time_out_of_2_s(project: Project, log: Event
     assert timeouts(project) == before
 
 
+@pytest.mark.slow
 def test_postgresql_stopped_and_started_again_and_again_loses_and_doubles_nothing(projects: Projects) -> None:
     """Six writers; the server dies as in a power cut four times, and what was acknowledged is there each time."""
     project = projects.new()

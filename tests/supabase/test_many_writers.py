@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,9 @@ from store.log import Append, EventLog, NewEvent
 from store.opening import open_store
 from tests.supabase.project import Project
 
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 4.0
 STREAMS = 3
 
@@ -47,6 +53,37 @@ def test_writers_of_the_same_streams_leave_them_gapless(project: Project) -> Non
     assert sorted(event.event_id for event in events) == sorted(ids)
     assert sum(info.version for info in heads) == len(ids) > 200
     assert {event_id.split("-")[0] for event_id in ids} == {f"p{n}" for n in range(4)}
+
+
+def test_a_writer_that_is_killed_leaves_whole_batches_and_everything_acknowledged(project: Project) -> None:
+    """SIGKILL at any moment: the batch that was on its way is there whole or not at all."""
+    with project.in_environment(PYTHONPATH=str(ROOT)):
+        for turn in range(6):
+            acknowledged = 0
+            with subprocess.Popen([sys.executable, "-c", WRITER, f"s{turn}"], stdout=subprocess.PIPE, text=True) as one:
+                assert one.stdout is not None
+                for _ in range(2 + turn):
+                    acknowledged = int(one.stdout.readline())
+                one.kill()
+            with project.open(write=False) as store:
+                head = store.log.head(f"s{turn}")
+                assert head % BATCH == 0
+                assert head >= acknowledged > 0
+                store.log.verify()
+
+
+BATCH = 80
+WRITER = f"""
+import sys
+from store.log import Append, NewEvent
+from store.opening import open_store
+stream, version = sys.argv[1], 0
+with open_store("supabase", write=True) as store:
+    while True:
+        new = [NewEvent(f"{{stream}}-{{version + n}}", "Happened", 1, b"{{}}") for n in range({BATCH})]
+        version = store.log.append(Append(stream, version, new, 1.0)).version
+        print(version, flush=True)
+"""
 
 
 def contend(process: int, until: float) -> Sequence[str]:
