@@ -83,8 +83,8 @@ def open_store(url: str, *, write: bool, holder: str = "", new_id: Callable[[], 
         url: see the module; a relative path is taken from the current folder.
         write: creates the log if it is missing, takes its lock and verifies its last events (all of them: ``verify``);
             otherwise the log must exist and is only read.
-        holder: what is done, in words (``sweep demo``), for whoever finds the log locked. On Supabase the same holder
-            takes a log over at once, and a process that had it as such is refused from then on.
+        holder: what is done, in words (``sweep demo``), for whoever finds the log locked. On Supabase, none: the log is
+            written without its lock, beside whoever has it.
         new_id: makes the ``log_id`` of a log that is created now; a Supabase log has one from its migrations.
 
     Raises:

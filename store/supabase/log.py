@@ -5,15 +5,21 @@ it with the same event ids. Conflicts, repetitions and refusals come back as dat
 log's one lock: ``seq`` has no gaps, and a reader that goes on from the last one misses nothing.
 
 A group of batches travels in as few calls as its size allows, each a transaction of its own; a batch is never split.
-A log that is opened with a scope (what it drives) holds the lock of the log's driver and proves its epoch with each
-append: when another process has taken the lock, its appends are refused with ``LogLocked`` and record nothing.
+Who drives a log (a sweep, or a command that changes one) holds its lock and proves its epoch with each append. The lock
+is free again when its holder gives it back, when its process is seen to be gone by another one on its machine, or some
+seconds after its last sign of life; one who lost it so is refused with ``LogLocked`` from then on and records nothing.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,7 +43,7 @@ from store.read_models import decode_projected, project
 from store.supabase.rest import OPEN_FOR_S, Rest
 from store.supabase.rows import Batch, Puts, RowCache
 
-__all__ = ["Driver", "SupabaseLog"]
+__all__ = ["SupabaseLog"]
 
 PAGE_ROWS = 1000
 MAX_EVENTS_PER_CALL = 500
@@ -46,35 +52,31 @@ MAX_BYTES_PER_CALL = 2 << 20
 STALE_TRIES = 20
 """How often a batch is computed anew because others changed the rows that it reads, before it is given up."""
 LOCK_TTL_S = 12.0
-"""How long after its last sign of life a driver is taken for dead by drivers of something else."""
+"""How long after its last sign of life a driver is taken for dead by one on another machine."""
+LOCK_PATIENCE_S = 2.0
+"""How long a lock is tried for: a process that was killed is not gone at once."""
+LOCK_PAUSE_S = 0.25
 BEAT_S = 3.0
 
 _EVENT = "seq,stream,version,event_id,type,schema,recorded_us,data,hash"
 _STORED = "version,type,schema,data"
 
 
-class Driver(msgspec.Struct, frozen=True):
-    """Who drives a log: what it is about (``scope``), and who that is, in words."""
-
-    scope: str
-    holder: str
-
-
 class SupabaseLog(EventLog):
-    """An event log behind ``rest`` (see the module). ``driver``: takes the lock of the log; its appends are fenced.
+    """An event log behind ``rest`` (see the module). ``holder``: what is driven, in words: takes the lock of the log.
 
     Raises:
-        LogLocked: something else is driven by a process that was alive a moment ago.
+        LogLocked: somebody who lives has the lock.
         EnvironmentNotReady, LogUnavailable: as :class:`store.supabase.rest.Rest`.
     """
 
-    def __init__(self, rest: Rest, *, log_id: str, driver: Driver | None = None) -> None:
+    def __init__(self, rest: Rest, *, log_id: str, holder: str = "") -> None:
         self.log_id = log_id
         self._rest, self._rows = rest, RowCache()
         self._done = threading.Event()
         self._epoch: int | None = None
-        if driver is not None:
-            self._epoch = self._acquire(driver)
+        if holder:
+            self._epoch = self._acquire(f"process {os.getpid()} on {socket.gethostname()} ({holder})")
             threading.Thread(target=self._beat, name="store lock", daemon=True).start()
 
     def append_many(self, batches: Sequence[Append]) -> list[Appended | Refused]:
@@ -244,14 +246,27 @@ class SupabaseLog(EventLog):
                     rows.learn_stale(rest[0])
         return results
 
-    def _acquire(self, driver: Driver) -> int:
-        arguments = {"scope": driver.scope, "holder": driver.holder, "ttl_s": LOCK_TTL_S}
-        answer = self._rest.rpc("headrace_acquire", arguments, patience_s=OPEN_FOR_S)
-        if answer["status"] == "locked":
-            raise LogLocked(
-                path=self._rest.url, holder=f"{answer['holder']}, last heard of {answer['seen_s']:.0f} s ago"
-            )
-        return int(answer["epoch"])
+    def _acquire(self, holder: str) -> int:
+        machine, deadline = socket.gethostname(), time.monotonic() + LOCK_PATIENCE_S
+        arguments = {
+            "token": secrets.token_hex(16),
+            "holder": holder,
+            "machine": machine,
+            "pid": os.getpid(),
+            "ttl_s": LOCK_TTL_S,
+            "over": None,
+        }
+        while True:
+            answer = self._rest.rpc("headrace_acquire", arguments, patience_s=OPEN_FOR_S)
+            if answer["status"] == "held":
+                return int(answer["epoch"])
+            if answer["machine"] == machine and _is_gone(int(answer["pid"])):
+                arguments["over"] = answer["epoch"]
+            elif time.monotonic() > deadline:
+                told = f"{answer['holder']}, last heard of {answer['seen_s']:.0f} s ago"
+                raise LogLocked(path=self._rest.url, holder=told)
+            else:
+                time.sleep(LOCK_PAUSE_S)
 
     def _beat(self) -> None:
         while not self._done.wait(BEAT_S):
@@ -260,6 +275,16 @@ class SupabaseLog(EventLog):
                     return  # fenced: the next append says so
             except HeadraceError as exc:
                 logger.debug("no sign of life reaches {}: {}", self._rest.url, exc)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether no process of this machine has this id, or one that only waits to be buried."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "Z"
+        )
+    except OSError:
+        return True
 
 
 def _check(batch: Append) -> None:

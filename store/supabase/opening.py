@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import Any
 
 from events.errors import EnvironmentNotReady, LogTooNew
 from store.supabase.blobs import SupabaseBlobs
 from store.supabase.credentials import credentials_of
-from store.supabase.log import Driver, SupabaseLog
+from store.supabase.log import SupabaseLog
 from store.supabase.migrating import SCHEMA
 from store.supabase.models import SupabaseModels
 from store.supabase.rest import OPEN_FOR_S, PATIENCE_S, Rest
@@ -29,17 +27,13 @@ def open_project(
 
     Raises:
         EnvironmentNotReady: address or key are missing or refused, or the schema is older than this program.
-        LogLocked: something else is driven.
+        LogLocked: somebody who lives has the lock.
         LogTooNew, LogCorrupt, LogUnavailable: the log cannot be used.
     """
     rest = Rest(credentials_of(), patience_s=patience_s)
     try:
         state = check_schema(rest)
-        driver = None
-        if write and holder:
-            who = f"process {os.getpid()} on {socket.gethostname()} ({holder})"
-            driver = Driver(scope=holder, holder=who)
-        log = SupabaseLog(rest, log_id=state["log_id"], driver=driver)
+        log = SupabaseLog(rest, log_id=state["log_id"], holder=holder if write else "")
     except BaseException:
         rest.close()
         raise

@@ -51,7 +51,7 @@ def main() -> None:
     cluster.add_node(num_cpus=2, resources={"docker": 2})
     print("address", cluster.address, flush=True)
     sys.stdin.read()
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

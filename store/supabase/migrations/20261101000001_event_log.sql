@@ -32,8 +32,10 @@ CREATE TABLE IF NOT EXISTS public.headrace_migrations (
 CREATE TABLE IF NOT EXISTS public.headrace_lock (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     epoch bigint NOT NULL DEFAULT 0,
-    scope text NOT NULL DEFAULT '',
+    token text NOT NULL DEFAULT '',
     holder text NOT NULL DEFAULT '',
+    machine text NOT NULL DEFAULT '',
+    pid bigint NOT NULL DEFAULT 0,
     seen_at timestamptz NOT NULL DEFAULT '-infinity'
 );
 COMMENT ON TABLE public.headrace_lock IS 'Who drives this log: a writer of an earlier epoch is refused.';
@@ -102,23 +104,29 @@ CROSS JOIN LATERAL json_array_elements(event.data::json -> 'pull_requests') AS a
 WHERE event.type = 'PullRequestsAdmitted';
 COMMENT ON VIEW public.pr_timelines IS 'The pull requests of every sweep, as they were admitted; full rows are in the blob rows_blob.';
 
--- Takes the lock for a driver. `scope` names what it drives: the same scope takes it over at once (its process died or
--- was cut off), another one only when the holder was not seen for `ttl_s` seconds. Every earlier holder is then refused.
-CREATE OR REPLACE FUNCTION public.headrace_acquire(scope text, holder text, ttl_s double precision) RETURNS json
+-- Takes the lock for a driver, whose `token` is its own: asked again, it has the lock that it took. A holder that was
+-- seen within `ttl_s` seconds keeps it, unless its epoch is `over`: who asks knows that it is dead. Whoever had the lock
+-- before is refused from then on.
+CREATE OR REPLACE FUNCTION public.headrace_acquire(
+    token text, holder text, machine text, pid bigint, ttl_s double precision, over bigint
+) RETURNS json
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 DECLARE
     held public.headrace_lock;
 BEGIN
     SELECT l.* INTO STRICT held FROM public.headrace_lock AS l FOR UPDATE;
-    IF held.scope <> headrace_acquire.scope AND held.seen_at > clock_timestamp() - make_interval(secs => ttl_s) THEN
+    IF held.token = headrace_acquire.token THEN
+        RETURN json_build_object('status', 'held', 'epoch', held.epoch);
+    END IF;
+    IF held.seen_at > clock_timestamp() - make_interval(secs => ttl_s) AND held.epoch IS DISTINCT FROM over THEN
         RETURN json_build_object(
-            'status', 'locked', 'holder', held.holder,
+            'status', 'locked', 'epoch', held.epoch, 'holder', held.holder, 'machine', held.machine, 'pid', held.pid,
             'seen_s', extract(epoch FROM clock_timestamp() - held.seen_at)
         );
     END IF;
     UPDATE public.headrace_lock AS l
-    SET epoch = held.epoch + 1, scope = headrace_acquire.scope, holder = headrace_acquire.holder,
-        seen_at = clock_timestamp();
+    SET epoch = held.epoch + 1, token = headrace_acquire.token, holder = headrace_acquire.holder,
+        machine = headrace_acquire.machine, pid = headrace_acquire.pid, seen_at = clock_timestamp();
     RETURN json_build_object('status', 'held', 'epoch', held.epoch + 1);
 END $$;
 
@@ -153,9 +161,10 @@ REVOKE ALL ON public.headrace_meta, public.headrace_migrations, public.headrace_
     public.event_view, public.pr_timelines FROM PUBLIC, anon, authenticated, service_role;
 GRANT SELECT ON public.headrace_meta, public.headrace_migrations, public.headrace_lock, public.events, public.streams,
     public.event_view, public.pr_timelines TO service_role;
-REVOKE ALL ON FUNCTION public.headrace_refuse(), public.headrace_acquire(text, text, double precision),
+REVOKE ALL ON FUNCTION public.headrace_refuse(),
+    public.headrace_acquire(text, text, text, bigint, double precision, bigint),
     public.headrace_beat(bigint, boolean), public.headrace_state() FROM PUBLIC, anon, authenticated, service_role;
-GRANT EXECUTE ON FUNCTION public.headrace_acquire(text, text, double precision),
+GRANT EXECUTE ON FUNCTION public.headrace_acquire(text, text, text, bigint, double precision, bigint),
     public.headrace_beat(bigint, boolean), public.headrace_state() TO service_role;
 
 INSERT INTO public.headrace_migrations (number, name) VALUES (1, 'event_log') ON CONFLICT DO NOTHING;
