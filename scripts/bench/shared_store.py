@@ -19,13 +19,14 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import islice
 from random import Random
 from time import perf_counter
 
 import msgspec
 
 from scripts.bench.figures import Figure
-from scripts.bench.material import small_events
+from scripts.bench.material import detailed_stream, new_events, small_events
 from scripts.bench.options import Options
 from scripts.bench.sampling import percentiles
 from store.log import Append, Appended, EventLog
@@ -94,8 +95,9 @@ def _side_by_side(options: Options) -> list[Figure]:
 
     count = 5 if options.quick else ROUNDS
     rest = Rest(credentials_of())
-    taken: dict[str, list[float]] = {"append": [], "insert": [], "round trip": []}
+    taken: dict[str, list[float]] = {"append": [], "attempts": [], "insert": [], "round trip": []}
     stream, run = f"bench-{uuid.uuid4().hex}", Random(options.seed)  # noqa: S311 - the order of turns, no secret
+    attempts = new_events(list(detailed_stream(EACH * (count + 1))), prefix=stream)
     with (
         open_store("supabase", write=True) as store,
         psycopg.connect(os.environ["SUPABASE_DB_URL"], autocommit=True) as connection,
@@ -114,7 +116,11 @@ def _side_by_side(options: Options) -> list[Figure]:
                 with connection.transaction(), connection.cursor() as cursor:
                     cursor.executemany(f"INSERT INTO public.bare VALUES ({', '.join(['%s'] * 9)})", rows)  # noqa: S608
 
+            some = list(islice(attempts, EACH))
             turns: dict[str, Callable[[], object]] = {
+                "attempts": lambda version=version, some=some: store.log.append(  # type: ignore[misc]
+                    Append(f"repository:bench/{stream}", version, some, time.time())
+                ),
                 "append": lambda version=version, events=events: store.log.append(  # type: ignore[misc]
                     Append(stream, version, events, time.time())
                 ),
@@ -137,6 +143,7 @@ def _compared(taken: dict[str, list[float]], count: int) -> list[Figure]:
     p50 = {name: percentiles(values, 50)["p50"] for name, values in taken.items()}
     names = {
         "append": f"append of {EACH} events, one writer",
+        "attempts": f"append of {EACH} events of attempts, with their rows of read models",
         "insert": f"bare psycopg insert of the same {EACH} events",
         "round trip": "one HTTP round trip through the API",
     }

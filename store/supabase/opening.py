@@ -14,6 +14,9 @@ from store.supabase.rest import OPEN_FOR_S, PATIENCE_S, Rest
 
 __all__ = ["check_schema", "open_blobs", "open_project"]
 
+RECENT_EVENTS = 50
+"""How many of the last events are verified at opening: each stream among them costs a call."""
+
 
 def open_project(
     *, write: bool, holder: str, patience_s: float = PATIENCE_S
@@ -39,7 +42,7 @@ def open_project(
         raise
     try:
         if write:
-            log.verify_recent()
+            log.verify_recent(RECENT_EVENTS)
     except BaseException:
         log.close()
         raise

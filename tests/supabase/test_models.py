@@ -188,6 +188,18 @@ def test_a_rebuild_goes_on_when_events_come_meanwhile(project: Project, monkeypa
             assert raw.execute("SELECT count(*) FROM headrace_staged").fetchone() == (0,)
 
 
+def test_the_tables_have_the_columns_of_their_rows(project: Project) -> None:
+    with project.raw() as raw:
+        for model, row in MODELS.items():
+            found = raw.execute(
+                "SELECT column_name FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s",
+                (model,),
+            )
+            assert {str(name) for (name,) in found} == {"row_key", "changed_by", *row.__struct_fields__}, model
+        registered = raw.execute("SELECT name FROM headrace_models").fetchall()
+        assert {str(name) for (name,) in registered} == set(MODELS)
+
+
 def test_a_reader_does_not_rebuild(project: Project) -> None:
     with project.open(write=False) as reader, pytest.raises(LogUnavailable, match="open for reading only"):
         reader.models.rebuild()
