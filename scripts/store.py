@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from events.errors import InputError
+from scripts.store_import import register
 from store.log import EventLog
 from store.opening import open_store
 from store.pruning import Cut, cut_of
@@ -40,6 +41,9 @@ class PruneView(msgspec.Struct, frozen=True, kw_only=True):
 @click.group("store")
 def command() -> None:
     """Looks after stores."""
+
+
+register(command)
 
 
 @command.command("prune")

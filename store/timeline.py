@@ -191,13 +191,13 @@ def check_python_version(version: str | None) -> str | None:
     return None if PYTHON_VERSION.fullmatch(version) else f"{version!r} does not have the form '3.11'"
 
 
-def checked_row(raw: Mapping[str, object], *, source: str) -> PullRequest:
-    """A pull request that comes from no file, checked as a row of one; ``source`` is what messages name.
+def checked_row(raw: Mapping[str, object], *, source: str, line: int | None = None) -> PullRequest:
+    """A pull request that comes from no timeline, checked as a row of one; ``source`` is what messages name.
 
     Raises:
         TimelineError: a field is missing, or its value cannot be used.
     """
-    return _checked_row(raw, file=source, line=None)
+    return _checked_row(raw, file=source, line=line)
 
 
 def parse_moment(text: str) -> datetime:
