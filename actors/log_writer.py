@@ -21,7 +21,7 @@ from actors.log_lane import LaneServer
 from store.blobs import FileBlobs
 from store.log import Append, Appended, RecordedEvent, Refused, Snapshot
 from store.opening import Store, open_store
-from store.read_models import CachedContext
+from store.read_models import AttemptRow, CachedContext
 from store.snapshots import find_snapshot, save_snapshot
 
 __all__ = ["LogWriter", "OpenedLog", "pack", "unpack_events", "unpack_snapshot"]
@@ -113,6 +113,14 @@ class LogWriter:
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
         return await self._in_thread(lambda: self._opened().models.contexts_of(owner, repo))
+
+    async def attempts_of(self, owner: str, repo: str, issue_number: int) -> list[AttemptRow]:
+        """The attempts on one pull request."""
+
+        def found() -> list[AttemptRow]:
+            return self._opened().models.attempts(owner=owner, repo=repo, issue_number=issue_number)
+
+        return await self._in_thread(found)
 
     async def put_blob(self, data: bytes) -> str:
         """Stores a blob; returns its digest."""

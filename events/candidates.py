@@ -31,6 +31,8 @@ __all__ = [
     "may_try_stock",
     "once_more",
     "policy_of",
+    "starting_context",
+    "too_often_limited",
     "without_agent",
 ]
 
@@ -78,13 +80,45 @@ def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None =
 def last_resort(state: RepositoryState, pr: PrRecord) -> Try | GiveUp:
     """What is due for ``pr`` when no session may be paid for it any more and no other can serve it."""
     step = next(candidates(state, pr, tried=pr.tried), None)
-    end = "an agent tampered, which ended its generation" if pr.generation_ended else ""
-    return step or GiveUp(_why_given_up(pr.tried, end or f"all {pr.generations} generations failed"))
+    return step or GiveUp(_why_given_up(pr.tried, _why_no_session(state, pr)))
 
 
-def may_generate(state: RepositoryState, pr: PrRecord) -> bool:
-    """Whether a session may be paid for ``pr``: its budget is not spent, and no agent tampered on it."""
-    return pr.generations < policy_of(state).max_attempts and not pr.generation_ended
+def _why_no_session(state: RepositoryState, pr: PrRecord) -> str:
+    policy = policy_of(state)
+    if pr.generation_ended:
+        return "an agent tampered, which ended its generation"
+    if pr.rate_limits > policy.rl_max_retries:
+        return too_often_limited(pr.rate_limits)
+    if pr.aborted >= policy.max_aborted:
+        return f"{pr.aborted} sessions ended without a verdict"
+    return f"all {pr.generations} generations failed"
+
+
+def too_often_limited(times: int) -> str:
+    """Why no further session is paid for a pull request whose sessions met a limit so often."""
+    return f"its sessions met a rate limit {times} times; `headrace retry` opens it again"
+
+
+def may_generate(state: RepositoryState, pr: PrRecord, *, under_way: int = 0) -> bool:
+    """Whether a session, beside those ``under_way``, may be paid for ``pr``: none of its budgets is spent, and no agent
+    tampered on it."""
+    policy = policy_of(state)
+    return (
+        pr.generations + under_way < policy.max_attempts
+        and pr.aborted < policy.max_aborted
+        and pr.rate_limits <= policy.rl_max_retries
+        and not pr.generation_ended
+    )
+
+
+def starting_context(state: RepositoryState, pr: PrRecord) -> str | None:
+    """What a session for ``pr`` starts from: what the last one on it left, else the nearest verified context, else the
+    stock template; ``None`` where that is revoked, and its text is a start all the same."""
+    if pr.made is not None and pr.made not in state.revoked:
+        return pr.made
+    nearest = next((one.context for one in _outwards(state, pr) if one.context is not None), None)
+    stock = policy_of(state).stock_context
+    return nearest or (stock if stock not in state.revoked else None)
 
 
 def may_try_stock(state: RepositoryState, pr: PrRecord) -> bool:
@@ -97,6 +131,8 @@ def once_more(pr: PrRecord, context: str) -> Try:
     """The second and last try of a context whose verdict was a flake; a session's own is an existing one by now."""
     flaked = pr.flaked[context]
     stage = Stage.TRY_SIMILAR if flaked.stage is Stage.LLM_GENERATE else flaked.stage
+    if flaked.unjudged:
+        return Try(stage, context, flaked.source, "a session made it and it has no verdict yet: the environment failed")
     return Try(stage, context, flaked.source, "its verdict was not the same twice: tries it once more")
 
 

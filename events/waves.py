@@ -75,7 +75,8 @@ class _Wave:
             case AttemptStarted():
                 self._started[event.attempt_id] = event
             case AttemptSucceeded():
-                self._session(event.attempt_id, event.outcome, "verified", event.outcome.message)
+                outcome = event.outcome
+                self._session(event.attempt_id, "verified", outcome.message, outcome.session, outcome.context)
                 started = self._started.get(event.attempt_id)
                 self.finished[event.issue_number] = Processed(
                     issue_number=event.issue_number,
@@ -86,12 +87,12 @@ class _Wave:
                     outcome=event.outcome,
                 )
             case AttemptFailed():
-                self._last[event.issue_number] = event.outcome
-                self._session(event.attempt_id, event.outcome, "failed", event.outcome.message)
+                outcome = self._last[event.issue_number] = event.outcome
+                self._session(event.attempt_id, "failed", outcome.message, outcome.session, outcome.context)
             case AttemptRateLimited():
-                self._session(event.attempt_id, None, "rate_limited", event.message)
+                self._session(event.attempt_id, "rate_limited", event.message, event.session, event.context)
             case AttemptInterrupted():
-                self._session(event.attempt_id, None, "interrupted", event.reason)
+                self._session(event.attempt_id, "interrupted", event.reason, event.session, None)
             case CacheHit():
                 self.finished[event.issue_number] = Processed(
                     issue_number=event.issue_number,
@@ -112,17 +113,18 @@ class _Wave:
             case _:
                 pass
 
-    def _session(self, attempt_id: str, outcome: Outcome | None, ended: str, message: str) -> None:
+    def _session(
+        self, attempt_id: str, ended: str, message: str, report: SessionReport | None, context: str | None
+    ) -> None:
         started = self._started.get(attempt_id)
         if started is None or started.stage is not Stage.LLM_GENERATE:
             return
-        report = outcome.session if outcome is not None else None
-        account = (report.account if report is not None else "") or started.agent or "agent"
+        account = (report.account if report is not None else "") or started.account or started.agent or "agent"
         session = Session(
             account=account,
             ended=ended,
             message=message,
-            context=outcome.context if outcome is not None else None,
+            context=context,
             report=report,
         )
         self.sessions.setdefault(started.issue_number, []).append(session)

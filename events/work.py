@@ -116,7 +116,9 @@ class VerificationRules(msgspec.Struct, frozen=True, kw_only=True):
 class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The knobs of a cascade (CONTRACTS.md section 1). Part of the log: a decision can be replayed under its policy.
 
-    ``stock_context`` is the digest of the stock template; ``generate`` tells whether any agent may be paid.
+    ``stock_context`` is the digest of the stock template; ``generate`` tells whether any agent may be paid. Of one pull
+    request: ``max_attempts`` sessions may fail, ``max_aborted`` may end without a verdict, ``rl_max_retries`` limits of
+    accounts are waited out, and ``race`` accounts work at once after a session has failed.
     """
 
     stock_context: str
@@ -127,6 +129,9 @@ class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_candidates: int = 6
     generate: bool = False
     max_attempts: int = 3
+    max_aborted: int = 2
+    rl_max_retries: int = 3
+    race: int = 1
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
+
 from actors.admission import admissions, rows_to_bytes
+from actors.agent_settings import AgentAccount
 from actors.agents.session import SessionReason
 from actors.api.waiting import finish
 from actors.caching import import_of
@@ -75,7 +78,7 @@ class PlainRepository:
         self.events: list[RepositoryEvent] = []
         """What was decided here, in order."""
         self.limit: SessionReport | None = None
-        """The session that met its account's limit, which ended the work."""
+        """The session that met the last account's limit, which ended the work."""
 
     def admit(
         self, row: PullRequest, *, sweep: str, rules: VerificationRules, policy: CascadePolicy, forced: bool
@@ -113,7 +116,7 @@ class PlainRepository:
         row: PullRequest,
         bench: Callable[[], Workbench],
         *,
-        agent: str | None,
+        accounts: Sequence[AgentAccount],
         patience_s: float,
         cancel: threading.Event,
     ) -> PrRecord:
@@ -122,7 +125,7 @@ class PlainRepository:
         Args:
             row: the pull request, which was admitted.
             bench: where attempts are made.
-            agent: whose sessions may be paid.
+            accounts: whose sessions may be paid; while one is exhausted, the next one.
             patience_s: how long nothing but infra failures may happen.
             cancel: set to end what is under way.
 
@@ -130,6 +133,7 @@ class PlainRepository:
             EnvironmentNotReady: the engine stayed away for ``patience_s``.
         """
         failing_since: float | None = None
+        payable = list(accounts)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="attempt") as pool:
             pool.submit(int).result()  # so that its thread is there before an intent is
             while not is_drained(self.state) and not cancel.is_set():
@@ -143,7 +147,7 @@ class PlainRepository:
                         )
                     self._wait(pause_s)
                     continue
-                started = self._start(agent, bench)
+                started = self._start(payable[0] if payable else None, bench)
                 if started is None or self._rehearsal:
                     break
                 outcome = self._perform(pool, self._order(started, row), bench(), cancel)
@@ -152,14 +156,19 @@ class PlainRepository:
                 elif failing_since is None:
                     failing_since = self._clock()
                 if outcome.session is not None and outcome.session.ended == RATE_LIMITED:
-                    self.limit = outcome.session
-                    break
+                    payable.pop(0)
+                    if not payable:
+                        self.limit = outcome.session
+                        break
         return self.state.prs[row.issue_number]
 
-    def _start(self, agent: str | None, bench: Callable[[], Workbench]) -> AttemptStarted | None:
+    def _start(self, account: AgentAccount | None, bench: Callable[[], Workbench]) -> AttemptStarted | None:
         """What is due now, once its bench is ready; ``None``: nothing."""
         attempt_id = new_id()
-        slot = Slot(attempt_id=attempt_id, lease=f"plain:{attempt_id}", runner="plain", agent=agent)
+        lease = f"plain:{attempt_id}"
+        slot = Slot(attempt_id=attempt_id, lease=lease, runner="plain")
+        if account is not None:
+            slot = msgspec.structs.replace(slot, agent=account.agent, account=account.name, agent_lease=lease)
         events = decide(self.state, FillSlots(slots=[slot]), self._clock())
         started = next((one for one in events if isinstance(one, AttemptStarted)), None)
         if started is not None and not self._rehearsal:
@@ -200,7 +209,7 @@ class PlainRepository:
             anchor=state.anchor,
             context=started.context,
             agent=started.agent,
-            account=started.agent,
+            account=started.account,
             prior=self._prior(row) if generates else (),
             known_failures=known,
         )

@@ -18,7 +18,6 @@ from typing import Self
 import msgspec
 from loguru import logger
 
-from actors.api.agents import chosen_agent
 from actors.api.errors import SynthesisCancelled
 from actors.api.items import SOURCE, Item, checked_item
 from actors.api.states import SynthesisState
@@ -228,8 +227,7 @@ class SynthesizeImagesRunner:
             return [self._rehearse(row, forced=forced) for row in rows]
         url = self._url()
         synth, sweep, repositories = self.synthesizer, self.name or sweep_name(rows), by_repository(rows)
-        agent = chosen_agent(synth.agent, synth.verifier)
-        settings, policy = synth.policy(agent, slots=self.n_concurrent)
+        settings, policy = synth.policy(synth.accounts(slots=self.n_concurrent))
         settings = _with_workers(settings, self.n_concurrent)
         with open_when_free(url) as store:
             versions = prepare(

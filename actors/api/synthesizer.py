@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from actors.api.agents import check_agent, chosen_agent, with_agent
+from actors.agent_settings import AgentAccount
+from actors.api.agents import check_agent, chosen_accounts, with_accounts
 from actors.api.errors import RateLimitError
 from actors.api.items import Item, checked_item
 from actors.api.plain import PlainRepository
@@ -161,9 +162,9 @@ class Synthesizer:
         forced = self.force if force is None else force
         with self._one_at_a_time:
             self.trace = []
-            agent = chosen_agent(self.agent, self.verifier)
+            accounts = self.accounts()
             with self.opened(write=not self.dry_run) as store:
-                return self._run(store, row, agent=agent, forced=forced)
+                return self._run(store, row, accounts=accounts, forced=forced)
 
     def attempts(
         self, *, owner: str | None = None, repo: str | None = None, issue_number: int | None = None
@@ -172,9 +173,13 @@ class Synthesizer:
         with self.opened(write=False) as store:
             return store.models.attempts(owner=owner, repo=repo, issue_number=issue_number)
 
-    def policy(self, agent: str | None, *, slots: int = 1) -> tuple[Settings, CascadePolicy]:
-        """The settings and the policy of runs in which sessions of ``agent`` may be paid, ``slots`` at once."""
-        settings = with_agent(self.settings, agent, slots=slots)
+    def accounts(self, *, slots: int = 1) -> list[AgentAccount]:
+        """The accounts whose sessions may be paid; ``slots``: sessions at once, where nobody said how many."""
+        return chosen_accounts(self.agent, settings=self.settings, verifier=self.verifier, slots=slots)
+
+    def policy(self, accounts: list[AgentAccount]) -> tuple[Settings, CascadePolicy]:
+        """The settings and the policy of runs in which sessions of ``accounts`` may be paid."""
+        settings = with_accounts(self.settings, accounts)
         policy = msgspec.structs.replace(policy_of(settings), max_attempts=self.max_attempts)
         return settings, policy
 
@@ -201,10 +206,10 @@ class Synthesizer:
         with store:
             yield store
 
-    def _run(self, store: Store, row: PullRequest, *, agent: str | None, forced: bool) -> DockerContext | None:
-        settings, policy = self.policy(agent)
-        if self.verifier is not None:
-            policy = msgspec.structs.replace(policy, generate=agent is not None)
+    def _run(
+        self, store: Store, row: PullRequest, *, accounts: list[AgentAccount], forced: bool
+    ) -> DockerContext | None:
+        settings, policy = self.policy(accounts)
         bench = _Bench(self.workbenches(), settings, store)
         repository = PlainRepository(store, row.repository, rehearsal=self.dry_run)
         repository.settle(bench)
@@ -215,7 +220,7 @@ class Synthesizer:
             pr = repository.work(
                 row,
                 bench,
-                agent=agent if policy.generate else None,
+                accounts=accounts,
                 patience_s=settings.sweep.infra_patience_s,
                 cancel=threading.Event(),
             )

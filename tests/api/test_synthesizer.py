@@ -345,7 +345,7 @@ def left_in_flight(folder: Path) -> str:
     with open_store(f"sqlite:///{folder}/log.db", write=True) as store:
         row = checked_item(item(7))
         repository = PlainRepository(store, "o/r")
-        settings, policy = Synthesizer(store=store, settings=Settings(), agent="none").policy(None)
+        settings, policy = Synthesizer(store=store, settings=Settings(), agent="none").policy([])
         assert admissions([row], rows_blob=store.blobs.put(rows_to_bytes([row])))
         repository.admit(row, sweep="run-7", rules=settings.verify.rules, policy=policy, forced=False)
         slot = Slot(attempt_id="lost", lease="plain:lost", runner="plain")
