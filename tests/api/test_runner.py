@@ -21,7 +21,7 @@ from events.errors import EnvironmentNotReady, InputError, ResolutionRequired
 from events.types import SweepRunEnded
 from store.opening import open_store
 from tests.actors.harness import check_events, read_events, wait_for
-from tests.api.items import Patient, Refusing, accepts, item
+from tests.api.items import Inventive, Patient, Refusing, accepts, item
 
 S = SynthesisState
 FAST = Settings(sweep=SweepSettings(drain_s=0.2))
@@ -203,3 +203,12 @@ def test_a_blocking_run_works_inside_of_a_running_event_loop(tmp_path: Path) -> 
             return list(one.run_sync([item(1)]))
 
     assert asyncio.run(cell()) == [stock_context()]
+
+
+@pytest.mark.ray
+def test_a_generator_plays_the_agent_one_session_for_an_environment(tmp_path: Path) -> None:
+    one = runner(tmp_path, Inventive())
+    found = one.run_sync([item(number) for number in range(1, 7)])
+    assert {context.build_env_sh for context in found if context is not None} == {"# good\n"}
+    assert None not in found
+    assert sum(trace.count(S.LLM_GENERATE) for trace in one.traces) == 1

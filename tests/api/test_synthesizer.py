@@ -14,7 +14,10 @@ import pytest
 
 from actors import DockerContext, RateLimitError, SynthesisState, Synthesizer
 from actors.admission import admissions, rows_to_bytes
+from actors.agent_settings import AgentAccount, AgentSettings
+from actors.agents.adapters import ADAPTERS
 from actors.api import Verification
+from actors.api.agents import chosen_accounts
 from actors.api.items import checked_item
 from actors.api.plain import PlainRepository
 from actors.log_client import new_event
@@ -260,7 +263,56 @@ def test_an_exhausted_account_is_an_error_with_its_reset_time_and_the_attempt_is
         run(synth)
     assert (found.value.pull_request, found.value.account, found.value.reset_at) == ("o/r#7", "codex", reset_at)
     assert synth.trace[-1] is S.LLM_GENERATE
-    assert len(synth.attempts()) == 2
+    assert states(synth.attempts()) == ["failed", "rate_limited"]
+    later = synthesizer(tmp_path, Inventive(), max_attempts=1)
+    assert run(later) is not None, "the limit cost no attempt"
+
+
+def test_while_one_account_is_exhausted_the_next_one_is_paid(tmp_path: Path) -> None:
+    accounts = [AgentAccount(name="claude:work", agent="claude"), AgentAccount(name="mine", agent="codex")]
+
+    class Limited(Inventive):
+        def generate(self, pull_request: PullRequest, prior: Sequence[PriorAttempt]) -> DockerContext | None:
+            made = super().generate(pull_request, prior)
+            if len(self.sessions) == 1:
+                raise RateLimitError(pull_request=pull_request.name, account="a")
+            return made
+
+    settings = Settings(agents=AgentSettings(account=accounts))
+    synth = Synthesizer(store=f"sqlite:///{tmp_path}/log.db", verifier=Limited(), settings=settings)
+    assert run(synth) is not None
+    started = [one for one in events_of(tmp_path) if isinstance(one, AttemptStarted)]
+    assert [(one.agent, one.account) for one in started] == [
+        (None, None),
+        ("claude", "claude:work"),
+        ("codex", "mine"),
+    ]
+
+
+def test_an_agent_that_is_named_is_that_of_the_settings_or_else_one_of_its_own() -> None:
+    accounts = [AgentAccount(name="claude:work", agent="claude"), AgentAccount(name="mine", agent="codex")]
+    settings = Settings(agents=AgentSettings(account=accounts))
+    verifier = Inventive()
+    for agent, names in ((None, ["claude:work", "mine"]), ("codex", ["mine"]), ("qwen", ["qwen"]), ("none", [])):
+        found = chosen_accounts(agent, settings=settings, verifier=verifier, slots=3)
+        assert [one.name for one in found] == names
+    assert chosen_accounts(None, settings=settings, verifier=accepts) == [], "who only judges holds no session"
+
+
+def test_without_accounts_the_first_installed_cli_is_taken_and_without_any_none(tmp_path: Path) -> None:
+    def install(name: str, version: str) -> None:
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {version}\n")
+        program.chmod(0o755)
+
+    path = f"{tmp_path}:/usr/bin:/bin"
+    assert chosen_accounts(None, settings=Settings(), search_path=path) == []
+    with pytest.raises(EnvironmentNotReady, match="agent='qwen': qwen is not installed; run: npm install"):
+        chosen_accounts("qwen", settings=Settings(), search_path=path)
+    for name in ("qwen", "gemini"):
+        install(name, ".".join(map(str, ADAPTERS[name].measured)))
+    (found,) = chosen_accounts(None, settings=Settings(), slots=4, search_path=path)
+    assert (found.name, found.agent, found.slots) == ("gemini", "gemini", 4)
 
 
 def test_a_session_that_makes_nothing_is_a_failed_attempt(tmp_path: Path) -> None:
