@@ -27,7 +27,7 @@ def test_the_examples_of_a_page_print_what_it_says(page: str, tmp_path: Path, mo
     assert found
     example = doctest.DocTestParser().get_doctest("".join(found), {}, page, str(DOCS / page), 0)
     told: list[str] = []
-    doctest.DocTestRunner().run(example, out=told.append)
+    doctest.DocTestRunner(verbose=False).run(example, out=told.append)
     assert not told, "".join(told)
 
 
