@@ -209,10 +209,11 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What one session of a coding agent did and used, as far as its CLI tells.
 
     ``ended``: a value of ``actors.agents.session.SessionReason`` (``completed``, ``rate_limited``, ``stalled``, …) or
-    ``no_scripts``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told. Tokens are those of
-    the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended before the CLI summed up,
-    and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none. ``verifications``: how often the agent
-    asked for a verdict while it worked. ``exit_code``: the CLI's; ``None`` if it was ended by a signal, or never began.
+    ``no_scripts``, ``tamper``, ``disk``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told
+    that. Tokens are those of the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended
+    before the CLI summed up, and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none.
+    ``verifications``: how often the agent asked for a verdict while it worked. ``exit_code``: the CLI's, negative where
+    a signal ended it; ``None`` if it never began or is unknown.
     """
 
     account: str

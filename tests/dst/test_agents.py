@@ -22,7 +22,8 @@ from events.types import (
 from events.work import CascadePolicy, Stage
 from tests.dst.agents import Agents, SimAgent
 from tests.dst.cluster import Faults
-from tests.dst.world import EPOCH_S, STOCK, Scenario, World
+from tests.dst.scenario import STOCK, Scenario
+from tests.dst.world import EPOCH_S, World
 from tests.pull_requests import pull_request
 
 HOUR_S = 3600.0
