@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from actors.agent_settings import AgentAccount
+from actors.agents.leftovers import SESSION_VARIABLE
 from events.records import PrRecord
 from events.types import (
     AccountPaused,
@@ -35,13 +38,22 @@ from events.types import (
     UsageCounted,
 )
 from events.work import SessionReport, Stage
-from tests.actors.harness import check_events, fold_repositories
+from tests.actors.harness import check_events, descendants, fold_repositories
 from tests.agents.models import AnthropicServer, Json, ResponsesServer, unified_headers
 from tests.agents.real import access_of
 from tests.engine_fixtures import GitProject
 from tests.sweeps.bench import SweepBench, little
 
-__all__ = ["BUILD", "SESSION", "AgentBench", "OneSession", "TurnedAway", "needing", "writing_first_a_broken_script"]
+__all__ = [
+    "BUILD",
+    "SESSION",
+    "AgentBench",
+    "OneSession",
+    "TurnedAway",
+    "needing",
+    "session_leftovers",
+    "writing_first_a_broken_script",
+]
 
 SESSION = r"spool/([0-9A-Za-z_.%-]+)/session"
 """What tells the conversations of two sessions apart, whatever pull request they are on."""
@@ -83,6 +95,16 @@ def writing_first_a_broken_script() -> Json:
 def needing(version: int, environment: str) -> dict[str, str]:
     """The files of one commit of a small package that builds in ``environment`` only."""
     return {**little(version), "setup.py": SETUP.format(environment=environment)}
+
+
+def session_leftovers(log_id: str) -> list[str]:
+    """Processes of any session of a log that still run, by the mark in their environment."""
+    marked = f"{SESSION_VARIABLE}={log_id}:".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            found += [str(entry.parent)] if marked in entry.read_bytes() else []
+    return found
 
 
 class TurnedAway(AnthropicServer):
@@ -152,6 +174,38 @@ class AgentBench(SweepBench):
             commits = [project.commit(needing(n, one)) for n, one in enumerate(environments, 1)]
             rows += [self.row(project, n, one) for n, one in enumerate(commits, 1)]
         self.write(rows)
+
+    # ------------------------------------------------------------ killing, and letting go
+
+    def kill(self, title: str) -> None:
+        """SIGKILLs the process of this sweep whose title begins so."""
+        assert self.process is not None
+        os.kill(next(pid for pid, name in descendants(self.process.pid) if name.startswith(title)), signal.SIGKILL)
+
+    def kill_runner_of(self, pid: int) -> None:
+        """SIGKILLs the runner below which process ``pid`` runs."""
+        assert self.process is not None
+        runners = [one for one, name in descendants(self.process.pid) if name.startswith("ray::AgentRunner")]
+        os.kill(next(one for one in runners if pid in dict(descendants(one))), signal.SIGKILL)
+
+    def kill_everything_but(self, pids: Collection[int]) -> None:
+        """SIGKILLs the command and all processes below it at once, supervisors of sessions too; not ``pids``, which
+        are an agent's."""
+        assert self.process is not None
+        doomed = [self.process.pid, *(pid for pid, _ in descendants(self.process.pid) if pid not in pids)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in doomed:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        self.process.communicate()
+
+    def let_go(self) -> None:
+        """Makes the file for which a session under way waits."""
+        spools = Path(self.environment["HEADRACE_SWEEP_CACHE_DIR"]) / "spool"
+        for one in self.sessions():
+            workspace = spools / one.attempt_id / "session" / "workspace"
+            if workspace.is_dir():
+                (workspace / "go").touch()
 
     # ------------------------------------------------------------ what the log says
 

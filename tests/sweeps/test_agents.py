@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from actors.agents.adapters import ADAPTERS
 from actors.images import Engine
-from events.types import AccountPaused, AttemptSucceeded
+from events.types import AccountPaused, AttemptInterrupted, AttemptSucceeded, GovernorClaimed
 from events.work import Stage
 from scripts.accounts import clock
+from tests.actors.harness import wait_for
 from tests.agents.models import SERVERS
 from tests.agents.real import install_programs
 from tests.generation.scripted import write_agent
-from tests.sweeps.agents import BUILD, SESSION, AgentBench, OneSession, TurnedAway, writing_first_a_broken_script
+from tests.sweeps.agents import (
+    BUILD,
+    SESSION,
+    AgentBench,
+    OneSession,
+    TurnedAway,
+    session_leftovers,
+    writing_first_a_broken_script,
+)
 
 pytestmark = [pytest.mark.engine, pytest.mark.ray, pytest.mark.slow]
 
@@ -109,3 +123,88 @@ def test_while_one_account_is_exhausted_the_others_go_on_and_after_its_reset_it_
     after = granted[granted.index("paused") :]
     assert after[:4] == ["paused", "probed", "granted", "reopened"], "nothing between the pause and its one probe"
     assert after[4:] == ["granted", "granted"], "then it is used as before"
+
+
+HANGING = """
+(setsid env -i /bin/bash -c 'exec -a {mark} /bin/sleep 600' >/dev/null 2>&1 </dev/null &)
+bash -c 'exec -a {mark} sleep 600' &
+while [ ! -e go ]; do sleep 0.1; done
+"""
+"""A session with two processes of its own, one of them a daemon without a trace of whose it is, until file ``go``."""
+
+
+class Standing:
+    """The scripted agent of a sweep: what the next session does, and what is left of each."""
+
+    def __init__(self, programs: Path) -> None:
+        self._programs = programs
+        self.mark = ""
+
+    def hangs(self) -> str:
+        """From now on a session waits until it is let go, and then writes what is asked; its mark."""
+        self.mark = f"left-{uuid.uuid4().hex[:12]}"
+        write_agent(self._programs, HANGING.replace("{mark}", self.mark) + f"{BUILD} && ./verify")
+        return self.mark
+
+    def works(self) -> None:
+        """From now on a session writes what is asked."""
+        write_agent(self._programs, f"{BUILD} && ./verify")
+
+    @staticmethod
+    def left(mark: str) -> list[int]:
+        """The processes with a mark."""
+        found = subprocess.run(["pgrep", "-f", mark], check=False, capture_output=True, text=True)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def wait_for_session(self, mark: str) -> None:
+        """Waits until a session with this mark is under way."""
+        wait_for("a session is under way", lambda: len(self.left(mark)) >= 3)
+
+
+@pytest.fixture
+def standing(tmp_path: Path) -> Iterator[Standing]:
+    """An agent whose leftovers are ended with the test."""
+    made = Standing(tmp_path / "programs")
+    yield made
+    for pid in made.left("left-[0-9a-f]{12}" if not made.mark else made.mark):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("sandbox", ["required", "off"])
+def test_runner_governor_and_the_whole_sweep_are_killed_in_mid_session_and_nothing_is_left_or_done_twice(
+    sandbox: str, tmp_path: Path, bench_cache: Path, engine: Engine, standing: Standing
+) -> None:
+    bench = AgentBench(tmp_path, cache_dir=bench_cache, programs=tmp_path / "programs")
+    bench.add_account("claude", "http://127.0.0.1:40009")
+    bench.configure(sandbox=sandbox)
+    bench.write_environments(one=["red"] * 2, two=["blue"] * 2)
+    first = standing.hangs()
+    bench.start()
+    standing.wait_for_session(first)
+
+    second = standing.hangs()
+    bench.kill_runner_of(standing.left(first)[0])
+    wait_for("nothing is left of the dead runner's session", lambda: not standing.left(first), deadline_s=30)
+    standing.wait_for_session(second)
+    assert bench.count(AttemptInterrupted) == 1
+
+    bench.kill("ray::RateLimitGovernor")
+    wait_for("another governor took over", lambda: bench.count(GovernorClaimed) == 2)
+    assert standing.left(second), "the session knows nothing of it"
+    third = standing.hangs()
+    bench.let_go()
+    bench.wait_for_events(AttemptSucceeded, 1)
+    standing.wait_for_session(third)
+    finished = {one.attempt_id for one in bench.of(AttemptSucceeded) if isinstance(one, AttemptSucceeded)}
+
+    standing.works()
+    bench.kill_everything_but(standing.left(third))
+    bench.start("resume")
+    finish(bench, engine)
+    assert not any(standing.left(one) for one in (first, second, third))
+    assert finished
+    ended = Counter(report.ended for report in bench.reports().values())
+    assert ended["completed"] == 2
+    assert len(bench.sessions()) == 4, "one that its runner lost, one that the sweep lost, and one an environment"
+    assert bench.ways() == Counter({Stage.TRY_SIMILAR: 2, Stage.LLM_GENERATE: 2})
+    assert session_leftovers(bench.log_id()) == []
