@@ -68,15 +68,15 @@ setup()
 """
 
 _SCRIPT = (
-    "set -eu\\ncd /workspace/repo\\nexport LITTLE_ENVIRONMENT=%s\\npython -m pip install --no-deps --editable .\\n"
+    "set -eu\\ncd /workspace/repo\\nexport LITTLE_ENVIRONMENT={}\\npython -m pip install --no-deps --editable .\\n"
 )
-_NEEDED = r"""$(sed -n 's/^NEEDED = "\(.*\)"/\1/p' repo/setup.py)"""
-BUILD = f"printf '{_SCRIPT}' \"{_NEEDED}\" > docker_build_pkg.sh"
+_WRITE = f"head -n 1 | xargs -I{{}} printf '{_SCRIPT}' > docker_build_pkg.sh"
+"""Without ``$(…)``, which Gemini CLI refuses to run."""
+BUILD = rf"""sed -n 's/^NEEDED = "\(.*\)"/\1/p' repo/setup.py | {_WRITE}"""
 """Shell that writes the script which builds the commit in ``repo/``."""
-_FAIL = f"printf '{_SCRIPT}' nothing > docker_build_pkg.sh"
+_FAIL = f"echo nothing | {_WRITE}"
 """Shell that writes one which fails, and whose error names what is missing."""
-_TOLD = r"$(./verify --log build | sed -n 's/.*LITTLE_ENVIRONMENT has to be \([a-z]*\).*/\1/p' | head -n 1)"
-_MEND = f"printf '{_SCRIPT}' \"{_TOLD}\" > docker_build_pkg.sh"
+_MEND = rf"./verify --log build | sed -n 's/.*LITTLE_ENVIRONMENT has to be \([a-z]*\).*/\1/p' | {_WRITE}"
 """Shell that writes the script which builds, by what the failed build's log says and nothing else."""
 
 
