@@ -19,7 +19,7 @@ from events.work import Stage
 from scripts.accounts import clock
 from tests.actors.harness import wait_for
 from tests.agents.models import SERVERS
-from tests.agents.real import install_programs
+from tests.agents.real import KEY, install_programs
 from tests.generation.scripted import write_agent
 from tests.sweeps.agents import (
     BUILD,
@@ -59,9 +59,9 @@ def test_an_agent_writes_one_context_an_environment_and_the_cascade_serves_the_r
     write_agent(programs, f"{BUILD} && ./verify")
     bench = AgentBench(tmp_path, cache_dir=bench_cache, programs=programs)
     bench.add_account("claude", "http://127.0.0.1:40009", slots=2)
-    bench.configure()
+    bench.environment["ANTHROPIC_API_KEY"] = KEY
     bench.write_environments(little=["red"] * 3 + ["blue"] * 2)
-    bench.start()
+    bench.start("sweep", "--agent", "claude:2")
     output = finish(bench, engine)
     assert len(bench.sessions()) == 2, "one session an environment"
     assert bench.ways() == Counter({Stage.TRY_SIMILAR: 3, Stage.LLM_GENERATE: 2})
@@ -127,7 +127,7 @@ def test_while_one_account_is_exhausted_the_others_go_on_and_after_its_reset_it_
 
 HANGING = """
 (setsid env -i /bin/bash -c 'exec -a {mark} /bin/sleep 600' >/dev/null 2>&1 </dev/null &)
-bash -c 'exec -a {mark} sleep 600' &
+bash -c 'exec -a {mark} sleep 600' >/dev/null 2>&1 </dev/null &
 while [ ! -e go ]; do sleep 0.1; done
 """
 """A session with two processes of its own, one of them a daemon without a trace of whose it is, until file ``go``."""
