@@ -45,7 +45,8 @@ REPOSITORIES_PER_HOST = 32
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sweep is run. ``address``: of a running Ray cluster; ``None`` starts a local Ray."""
+    """How a sweep is run. ``address``: of a running Ray cluster; ``None`` starts a local Ray. ``policy``: instead of
+    the one that the settings make."""
 
     store_url: str
     sweep: str
@@ -53,6 +54,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     dashboard: bool = False
     workbench: WorkbenchFactory = docker_workbench
+    policy: CascadePolicy | None = None
 
 
 class StopSwitch:
@@ -206,7 +208,7 @@ def _define(
         if defined != state.defined:
             _append(writer, stream, state.version, [defined])
         return defined.rules, defined.policy
-    rules, policy = options.settings.verify.rules, policy_of(options.settings)
+    rules, policy = options.settings.verify.rules, options.policy or policy_of(options.settings)
     insist(writer, "put_blob", stock_context().to_tar_bytes())
     by_repository: dict[str, list[PullRequest]] = {}
     for row in rows:

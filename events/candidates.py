@@ -2,8 +2,9 @@
 
 The order: the contexts of the nearest verified neighbours, one from each side of the time line first, then outwards
 within the neighbour window; those that were refuted between their pull request and this one (beyond a boundary) come
-last. At most ``max_candidates`` in all, and none twice on one pull request, but for one whose verdict flaked: it comes
-first, once more. Then the stock template. What is revoked is never tried.
+last. Then claims: what the cache knows of pull requests nearby and has not verified under these rules. At most
+``max_candidates`` in all, and none twice on one pull request, but for one whose verdict flaked: it comes first, once
+more. Then the stock template. What is revoked is never tried.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from events.records import PrRecord
+from events.records import PrRecord, posix
 from events.repository_state import RepositoryState
 from events.work import CascadePolicy, Stage
 
@@ -24,6 +25,7 @@ __all__ = [
     "Step",
     "Try",
     "candidates",
+    "claims",
     "last_resort",
     "may_generate",
     "may_try_stock",
@@ -66,7 +68,7 @@ def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None =
     tried = pr.tried | {refuted} if refuted else pr.tried
     if pr.again is not None and pr.again != refuted:
         return once_more(pr, pr.again)
-    step = next(candidates(state, pr, tried=tried), None)
+    step = next(candidates(state, pr, tried=tried), None) or next(claims(state, pr, tried=tried), None)
     if step is not None:
         return step
     stock = policy_of(state).stock_context
@@ -161,6 +163,30 @@ def candidates(state: RepositoryState, pr: PrRecord, *, tried: set[str], most: i
             yield _try(pr, source, "")
     for source in beyond:
         yield _try(pr, source, ", though it was refuted nearer")
+
+
+def claims(state: RepositoryState, pr: PrRecord, *, tried: set[str]) -> Iterator[Try]:
+    """Contexts that came in from the cache and that no pull request here has, nearest first.
+
+    Bounded like ``candidates``: the two nearest, all others within the window, ``max_candidates`` refuted in all.
+    """
+    policy = policy_of(state)
+    if not state.imported or len(tried - {policy.stock_context} - state.revoked.keys()) >= policy.max_candidates:
+        return
+    near = sorted(
+        (abs(posix(one.created_at) - pr.at), one.issue_number, one.context) for one in state.imported.values()
+    )
+    seen: set[str] = set()
+    for distance, number, context in near:
+        if len(seen) >= 2 and distance > policy.window_days * DAY_S:
+            return
+        if context not in seen:
+            seen.add(context)
+            if context in tried or context == policy.stock_context:
+                continue
+            days = f"{distance / DAY_S:.0f} days away"
+            reason = f"tries a context that is known of PR {number}, {days}, and not verified under these rules"
+            yield Try(Stage.TRY_SIMILAR, context, None, reason)
 
 
 def policy_of(state: RepositoryState) -> CascadePolicy:

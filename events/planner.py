@@ -29,6 +29,7 @@ from events.candidates import (
     Step,
     Try,
     candidates,
+    claims,
     last_resort,
     may_generate,
     may_try_stock,
@@ -373,6 +374,9 @@ class _Planner:
         return best
 
     def _session(self, pr: PrRecord, reason: str) -> Step:
+        known = next(claims(self.state, pr, tried=pr.tried), None)
+        if known is not None:
+            return known
         if may_try_stock(self.state, pr):
             stock = self.policy.stock_context
             return Try(Stage.TRY_DEFAULT, stock, None, f"{reason}; the stock template before an agent is paid")

@@ -24,7 +24,7 @@ from actors.generation.records import (
     collect_rulings,
     report_of,
 )
-from actors.generation.referee import MAX_WARNINGS, Judge, Referee, Ruling
+from actors.generation.referee import Judge, Referee, Ruling
 from actors.generation.scripts import ScriptsUnusable, with_scripts
 from actors.generation.workspace import Workspace
 from events.work import Check, FailureClass, Outcome, SessionReport, WorkOrder
@@ -70,7 +70,7 @@ class Attempt:
         self._order, self._means, self._workspace, self._base = order, means, workspace, base
         self._spool, self._judge, self._settings, self._limits = spool, judge, settings, limits
         self._notes, self._cancel = notes, cancel
-        self._warnings: list[Ruling] = []
+        self._tampering: Ruling | None = None
         self._safety = ""
 
     def run(self) -> Outcome:
@@ -167,9 +167,8 @@ class Attempt:
         self._notes.add(text)
         (ruling.folder / VERDICT_FILE).write_text(f"{text}\n", encoding="utf-8")
         if outcome.failure_class is FailureClass.TAMPER:
-            self._warnings.append(ruling)
-            if len(self._warnings) > MAX_WARNINGS:
-                guard.end("tamper", f"it was refused as tampering {len(self._warnings)} times: {outcome.message}")
+            self._tampering = self._tampering or ruling
+            guard.end("tamper", f"it was refused as tampering: {outcome.message}")
 
     def _settle(self, end: SessionEnd, *, guard: Guard, referee: Referee) -> Outcome:
         """The outcome of a session whose agent has ended."""
@@ -187,14 +186,11 @@ class Attempt:
         if not guard.kind:
             outcome = _classed(outcome, reason=end.reason, report=report)
         checks = [Check(SESSION, True, f"{ended}: {message}".rstrip(": ")), Check("sandbox", True, self._safety)]
-        checks += [
-            Check("warning", True, f"verification {one.number}: {one.outcome.message}") for one in self._warnings
-        ]
         return msgspec.structs.replace(outcome, session=report, checks=[*checks, *outcome.checks])
 
     def _outcome(self, end: SessionEnd, *, guard: Guard, referee: Referee) -> Outcome:
-        if guard.kind == "tamper":
-            return self._adopted(self._warnings[-1])
+        if self._tampering is not None:
+            return self._adopted(self._tampering)
         verified = next((one for one in reversed(referee.rulings) if one.outcome.verified), None)
         if verified is not None:
             return self._adopted(verified)

@@ -102,6 +102,7 @@ def _group(controller: str, session: str) -> Path:
 
 def _make(group: Path, settings: dict[str, int]) -> Path | None:
     """The group with its settings; ``None`` if it cannot be had. The two versions name a setting differently."""
+    made = not group.exists()
     try:
         group.mkdir(exist_ok=True)
         known = [name for name in settings if (group / name).exists()]
@@ -109,11 +110,12 @@ def _make(group: Path, settings: dict[str, int]) -> Path | None:
             (group / name).write_text(str(settings[name]), encoding="ascii")
     except OSError:
         known = []
-    if not known:
+    if known:
+        return group
+    if made:  # with version 2 one group has several controllers, of which another may be there
         with suppress(OSError):
             group.rmdir()
-        return None
-    return group
+    return None
 
 
 def _members(group: Path) -> list[int]:

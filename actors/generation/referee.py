@@ -30,10 +30,8 @@ from actors.generation.workspace import Workspace
 from events.work import FailureClass, Outcome
 from store.docker_context import DockerContext
 
-__all__ = ["MAX_WARNINGS", "Judge", "Referee", "Ruling", "rulings_folder"]
+__all__ = ["Judge", "Referee", "Ruling", "rulings_folder"]
 
-MAX_WARNINGS = 1
-"""Rulings of tampering that an agent survives."""
 MAX_UNCOUNTED = 3
 """Rulings of class ``infra`` that do not count."""
 
@@ -246,7 +244,7 @@ class Referee:
             lines += [f"reason: {outcome.message}"]
             lines += [f"- {check.name}: {check.detail}" for check in outcome.checks if not check.ok]
             if outcome.failure_class is FailureClass.TAMPER:
-                lines += ["This breaks the rules in AGENTS.md. Take it back: one more of these ends the session."]
+                lines += ["This breaks the rules in AGENTS.md: the session ends here."]
             if outcome.log_tail:
                 lines += ["", "end of the log:", outcome.log_tail]
             code = REFUSED

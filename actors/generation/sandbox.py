@@ -200,7 +200,7 @@ def _tried(program: str) -> Sandbox | str:
             limits_size="--size" in words,
             forbids_namespaces="--disable-userns" in words,
         )
-        done = _run([program, *found.isolation(), "--chdir", "/usr", "--", "/bin/true"])
+        done = _run([program, *found.isolation(), "--unshare-net", "--chdir", "/usr", "--", "/bin/true"])
     except (OSError, subprocess.TimeoutExpired) as exc:
         return f"{program} cannot be run ({exc}); run: {INSTALL}"
     if done.returncode:

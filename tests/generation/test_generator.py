@@ -253,23 +253,15 @@ def test_a_verification_that_still_runs_when_the_agent_ends_is_waited_for(stand:
     assert len(stand.judge.judged) == 1
 
 
-def test_tampering_is_warned_of_once_and_ends_the_session_the_second_time(stand: Stand) -> None:
-    script = WRITE.format("CHEAT 1") + VERIFY + WRITE.format("CHEAT 2") + VERIFY + "sleep 60; " + WRITE.format("GOOD")
+def test_tampering_ends_the_session_at_once(stand: Stand) -> None:
+    script = WRITE.format("CHEAT") + VERIFY + "sleep 60; " + WRITE.format("GOOD") + VERIFY
     began = time.monotonic()
     outcome = stand.run(script)
     assert time.monotonic() - began < 30
     assert (outcome.verified, outcome.stage, outcome.failure_class) == (False, "audit", FailureClass.TAMPER)
     assert outcome.session is not None
     assert outcome.session.ended == "tamper"
-    assert [check.name for check in outcome.checks].count("warning") == 2
-    assert stand.judge.judged == ["CHEAT 1\n", "CHEAT 2\n"]
-
-
-def test_an_agent_that_heeds_the_warning_is_verified_and_the_warning_is_kept(stand: Stand) -> None:
-    outcome = stand.run(WRITE.format("CHEAT") + VERIFY + WRITE.format("GOOD") + VERIFY)
-    assert outcome.verified
-    assert "breaks the rules" in stand.said()
-    assert [check.detail for check in outcome.checks if check.name == "warning"] == ["verification 1: a shim"]
+    assert stand.judge.judged == ["CHEAT\n"]
 
 
 def test_cancelling_ends_the_agent_and_its_verification(stand: Stand) -> None:

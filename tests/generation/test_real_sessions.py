@@ -141,6 +141,7 @@ def test_a_context_that_an_agent_wrote_is_verified_and_everything_about_its_sess
     script: Json = {
         "turns": [
             {"say": "I will write it.", "run": f"{writing({'docker_build_pkg.sh': GOOD})} && ./verify"},
+            {"say": "I will wait.", "run": "./verify"},
             {"say": "done"},
         ]
     }
@@ -154,7 +155,7 @@ def test_a_context_that_an_agent_wrote_is_verified_and_everything_about_its_sess
     assert session.version == ".".join(map(str, ADAPTERS[agent].measured))
     assert session.session_id
     assert session.verifications == 1
-    assert session.tool_calls == 1
+    assert session.tool_calls == 2
     assert session.output_tokens
     assert (session.cost_usd is not None) == ADAPTERS[agent].tells_cost
     assert {"transcript", "session_log", "verify_1_log", "build_log", "test_log", "tests"} <= set(outcome.blobs)
@@ -226,7 +227,9 @@ def test_a_model_reads_a_failure_through_verify_and_mends_the_script(
     script: Json = {
         "turns": [
             {"run": f"{writing({'docker_build_pkg.sh': WRONG})} && ./verify"},
+            {"say": "I will wait.", "run": "./verify"},
             {"say": "The folder is wrong.", "run": mend},
+            {"say": "I will wait.", "run": "./verify"},
             {"say": "done"},
         ]
     }
@@ -234,7 +237,7 @@ def test_a_model_reads_a_failure_through_verify_and_mends_the_script(
     assert outcome.verified, (outcome.message, table.transcript(outcome)[-3000:])
     assert outcome.session is not None
     assert outcome.session.verifications == 2
-    told = json.dumps(model.model_calls[1].body)
+    told = json.dumps(model.model_calls[2].body)
     assert "verdict: refused" in told
     assert "stage: build" in told
     assert "no-such-folder" in told
@@ -302,7 +305,8 @@ def test_an_agent_that_forges_is_refused_and_recorded(
     assert DockerContext.from_tar_bytes(table.blobs.get(outcome.context)) == forgery.context
     assert outcome.session is not None
     assert outcome.session.verifications == 1
-    assert b"verdict: refused" in table.blobs.get(outcome.blobs["transcript"])
     assert b"refused at" in table.blobs.get(outcome.blobs["session_log"])
     if outcome.failure_class is FailureClass.TAMPER:
-        assert any(check.name == "warning" for check in outcome.checks)
+        assert outcome.session.ended == "tamper"
+    else:
+        assert b"verdict: refused" in table.blobs.get(outcome.blobs["transcript"])
