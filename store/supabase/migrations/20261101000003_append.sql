@@ -59,6 +59,7 @@ DECLARE
     changed json;
     results json[] := '{}';
 BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true); -- what is acknowledged is on the disk, whatever is the default
     SELECT m.seq INTO STRICT last_seq FROM public.headrace_meta AS m FOR UPDATE;
     IF request ->> 'epoch' IS NOT NULL THEN
         SELECT l.holder INTO name FROM public.headrace_lock AS l WHERE l.epoch > (request ->> 'epoch')::bigint;
