@@ -7,10 +7,11 @@ from hashlib import sha256
 
 import msgspec
 
-from events.types import Admission
+from events.types import Admission, ImportedContext
 from events.work import PullRequest
+from store.read_models import CachedContext
 
-__all__ = ["admissions", "inputs_digest", "rows_by_number", "rows_to_bytes"]
+__all__ = ["admissions", "imported", "inputs_digest", "rows_by_number", "rows_to_bytes"]
 
 
 def inputs_digest(row: PullRequest) -> str:
@@ -48,3 +49,18 @@ def rows_to_bytes(rows: Iterable[PullRequest]) -> bytes:
 def rows_by_number(data: bytes) -> dict[int, PullRequest]:
     """Rows of one repository from JSON Lines, by issue number, in their order."""
     return {row.issue_number: row for row in msgspec.json.Decoder(PullRequest).decode_lines(data)}
+
+
+def imported(one: CachedContext) -> ImportedContext:
+    """What the build-context cache knows of a context, as it enters a repository's stream."""
+    return ImportedContext(
+        context=one.context,
+        issue_number=one.issue_number,
+        created_at=one.created_at,
+        inputs=one.inputs,
+        rules=one.rules,
+        attempt_id=one.attempt_id,
+        parent=one.parent,
+        tests=one.tests,
+        revoked=one.revoked_why if one.revoked_at is not None else None,
+    )

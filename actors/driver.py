@@ -15,8 +15,9 @@ import msgspec
 
 from actors import gateway
 from actors.admission import rows_to_bytes
+from actors.agent_options import account_of, budget_of
 from actors.gateway import ActorGone, ClusterInfo, Placement, Ref
-from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor
+from actors.governor import GOVERNOR, RUNNERS, RateLimitGovernor, Terms
 from actors.ids import new_id
 from actors.log_client import insist, new_event
 from actors.log_writer import LogWriter, OpenedLog, pack, unpack_events, unpack_snapshot
@@ -25,6 +26,7 @@ from actors.settings import Settings
 from actors.supervisor import SupervisorConfig, SweepProgress, SweepSupervisor
 from actors.templates import stock_context
 from events.errors import UnknownSweep
+from events.governor import Pauses
 from events.replay import StreamFold
 from events.sweep import SweepState
 from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined
@@ -43,7 +45,8 @@ REPOSITORIES_PER_HOST = 32
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a sweep is run. ``address``: of a running Ray cluster; ``None`` starts a local Ray."""
+    """How a sweep is run. ``address``: of a running Ray cluster; ``None`` starts a local Ray. ``policy``: instead of
+    the one that the settings make."""
 
     store_url: str
     sweep: str
@@ -51,6 +54,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     address: str | None = None
     dashboard: bool = False
     workbench: WorkbenchFactory = docker_workbench
+    policy: CascadePolicy | None = None
 
 
 class StopSwitch:
@@ -70,7 +74,20 @@ def policy_of(settings: Settings) -> CascadePolicy:
         tasks_per_repo=cascade.tasks_per_repo,
         try_default=cascade.try_default,
         max_candidates=cascade.max_candidates,
+        generate=bool(settings.agents.account),
+        rl_max_retries=cascade.rl_max_retries,
+        race=settings.agents.race,
     )
+
+
+def _accounts(settings: Settings, workers: int) -> list[Account]:
+    """What the governor leases: runners, and the slots of the agents' accounts."""
+    return [Account(name=RUNNERS, slots=workers), *(account_of(one) for one in settings.agents.account)]
+
+
+def _terms(settings: Settings, sweep: str) -> Terms:
+    pauses = Pauses(default_s=settings.cascade.rl_default_pause_s, jitter_s=settings.cascade.rl_pause_jitter_s)
+    return Terms(sweep=sweep, budget=budget_of(settings.agents), pauses=pauses)
 
 
 def run_sweep(
@@ -112,9 +129,10 @@ def run_sweep(
         governor = gateway.spawn(
             RateLimitGovernor,
             writer,
-            [Account(name=RUNNERS, slots=workers)],
+            _accounts(settings, workers),
             time.time,
             new_id(),
+            _terms(settings, options.sweep),
             name=GOVERNOR,
             placement=here,
         )
@@ -138,6 +156,7 @@ def run_sweep(
             writer=writer,
             governor=governor,
             runner=runner,
+            agents={one.name: one.agent for one in settings.agents.account},
         )
         supervisor = gateway.spawn(SweepSupervisor, config, name=f"sweep:{options.sweep}", placement=here)
         progress = _watch(supervisor, cluster, settings.sweep.drain_s, on_progress, switch)
@@ -185,8 +204,11 @@ def _define(
     if rows is None:
         if state.defined is None:
             raise UnknownSweep(sweep=options.sweep, store=options.store_url)
-        return state.defined.rules, state.defined.policy
-    rules, policy = options.settings.verify.rules, policy_of(options.settings)
+        defined = _as_agents_are_now(state.defined, options.settings)
+        if defined != state.defined:
+            _append(writer, stream, state.version, [defined])
+        return defined.rules, defined.policy
+    rules, policy = options.settings.verify.rules, options.policy or policy_of(options.settings)
     insist(writer, "put_blob", stock_context().to_tar_bytes())
     by_repository: dict[str, list[PullRequest]] = {}
     for row in rows:
@@ -196,8 +218,8 @@ def _define(
     definition = SweepDefined(
         sweep=options.sweep, timeline=timeline, timeline_digest=digest, rules=rules, policy=policy
     )
-    known = state.defined
     events: list[Event] = []
+    known = state.defined
     if known is None or (known.timeline_digest, known.rules, known.policy) != (digest, rules, policy):
         events.append(definition)
     redefined = known is None or (known.rules, known.policy) != (rules, policy)
@@ -212,6 +234,15 @@ def _define(
         events.append(RepositoriesAdmitted(repositories=admitted[start : start + REPOSITORIES_PER_EVENT]))
     _append(writer, stream, state.version, events)
     return rules, policy
+
+
+def _as_agents_are_now(defined: SweepDefined, settings: Settings) -> SweepDefined:
+    """A definition from the log, with what this run has of agents; the rest of its policy stays."""
+    now = policy_of(settings)
+    policy = msgspec.structs.replace(
+        defined.policy, generate=now.generate, race=now.race, rl_max_retries=now.rl_max_retries
+    )
+    return msgspec.structs.replace(defined, policy=policy)
 
 
 def _load(writer: Ref, stream: str) -> SweepState:

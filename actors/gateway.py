@@ -19,6 +19,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -206,6 +207,13 @@ def connect(
         _own_token()
     import ray
 
+    if ray.is_initialized():
+        raise EnvironmentNotReady(
+            "this process is connected to a Ray cluster already; call ray.shutdown() first, or give its address to "
+            "another process"
+        )
+    if address is None:
+        _take_up_environment()
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "ERROR"}
     try:
         if address is None:
@@ -256,6 +264,16 @@ def _own_token() -> None:
     path.write_text(_token())
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _take_up_environment() -> None:
+    """Has Ray look at the environment again: it did when it was imported, which may have been before this."""
+    with suppress(ImportError, AttributeError):
+        from ray._private import ray_constants
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def disconnect() -> None:

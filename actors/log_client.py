@@ -30,7 +30,7 @@ from events.types import Event
 from events.work import Outcome
 from store.blobs import BlobStore
 from store.log import Append, Appended, NewEvent, RecordedEvent, Refused, Snapshot
-from store.read_models import CachedContext
+from store.read_models import AttemptRow, CachedContext
 from store.snapshots import start_is_gone, usable_state
 
 __all__ = ["LogClient", "RemoteBlobs", "StreamWriter", "insist", "new_event"]
@@ -120,6 +120,11 @@ class LogClient:
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
         found: list[CachedContext] = await self._insist("contexts_of", owner, repo)
+        return found
+
+    async def attempts_of(self, owner: str, repo: str, issue_number: int) -> list[AttemptRow]:
+        """The attempts on one pull request, by their start."""
+        found: list[AttemptRow] = await self._insist("attempts_of", owner, repo, issue_number)
         return found
 
     async def get_blob(self, digest: str) -> bytes:

@@ -21,7 +21,7 @@ from actors.log_lane import LaneServer
 from store.blobs import FileBlobs
 from store.log import Append, Appended, RecordedEvent, Refused, Snapshot
 from store.opening import Store, open_store
-from store.read_models import CachedContext
+from store.read_models import AttemptRow, CachedContext
 from store.snapshots import find_snapshot, save_snapshot
 
 __all__ = ["LogWriter", "OpenedLog", "pack", "unpack_events", "unpack_snapshot"]
@@ -108,13 +108,19 @@ class LogWriter:
 
     async def put_snapshot(self, stream: str, version: int, shape: str, state: bytes) -> None:
         """Stores a snapshot; raises as ``save_snapshot``."""
-        await self._aside(
-            lambda: save_snapshot(self._opened().log, stream, version=version, shape=shape, state=state)
-        )
+        await self._aside(lambda: save_snapshot(self._opened().log, stream, version=version, shape=shape, state=state))
 
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
         return await self._aside(lambda: self._opened().models.contexts_of(owner, repo))
+
+    async def attempts_of(self, owner: str, repo: str, issue_number: int) -> list[AttemptRow]:
+        """The attempts on one pull request."""
+
+        def found() -> list[AttemptRow]:
+            return self._opened().models.attempts(owner=owner, repo=repo, issue_number=issue_number)
+
+        return await self._in_thread(found)
 
     async def put_blob(self, data: bytes) -> str:
         """Stores a blob; returns its digest."""

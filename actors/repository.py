@@ -15,81 +15,46 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
 from loguru import logger
 
 from actors import faults
-from actors.admission import admissions, rows_by_number
-from actors.attempts import AttemptFollower
-from actors.gateway import Ref
+from actors.admission import admissions, imported, rows_by_number
 from actors.governor import RUNNERS
 from actors.ids import new_id
-from actors.leasing import LeaseDesk
-from actors.log_client import LogClient, StreamWriter
-from events.commands import Admit, Claim, Command, FillSlots, ImportContexts, Slot, TakeOutcome
+from actors.log_client import StreamWriter
+from actors.orders import order_of, prior_attempts
+from actors.repository_config import Means, RepositoryConfig, RepositorySnapshot, RunningAttempt
+from actors.seeking import Seeker
+from events.capacity import Outlook
+from events.commands import (
+    Admit,
+    AwaitLease,
+    Claim,
+    Command,
+    FillSlots,
+    ImportContexts,
+    Interrupt,
+    Slot,
+    TakeOutcome,
+)
 from events.decide import decide, is_drained
 from events.errors import VersionConflict
+from events.pull_request import PrState
+from events.records import InFlight
 from events.repository import evolve
 from events.repository_state import RepositoryState
-from events.types import AttemptStarted, ImportedContext, Lease, RepositoryEvent, RepositoryRows
-from events.work import CascadePolicy, Outcome, PullRequest, VerificationRules, WorkOrder
+from events.types import AttemptStarted, Lease, RepositoryEvent, RepositoryRows
+from events.wanting import Wanted, wanted
+from events.work import Outcome, PullRequest
 from store.read_models import CachedContext
 
 __all__ = ["Means", "RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
 
 GRACE_S = 5.0
-LINGER_S = 0.003
-"""How long an append of one repository waits for those of others in its process."""
+TELL_S = 60.0
+"""How long a repository that is done waits for the governor to know what its sessions used."""
 KEEP_DRAINED_EVERY = 100
 """A drained stream is read by every later status and run: it gets a snapshot after this many events already."""
-
-
-class RepositoryConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a repository actor works with. ``runners``: by the slot of account ``docker``."""
-
-    log_id: str
-    sweep: str
-    rules: VerificationRules
-    policy: CascadePolicy
-    writer: Ref
-    governor: Ref
-    runners: list[Ref]
-
-
-class RunningAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt in flight, as shown to people. ``since``: POSIX seconds."""
-
-    issue_number: int
-    stage: str
-    runner: str
-    since: float
-
-
-class RepositorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A repository as it stands. ``infra_until``: when it tries again after infra failures; 0.0: now.
-
-    ``superseded``: ``failure`` is that another actor has claimed the stream.
-    """
-
-    repository: str
-    counts: dict[str, int]
-    running: list[RunningAttempt]
-    drained: bool
-    attempts_ended: int
-    infra_streak: int
-    infra_until: float
-    infra_message: str = ""
-    failure: str = ""
-    superseded: bool = False
-
-
-class Means:
-    """What the repositories of one process share: a client of the log, a desk for leases, a way to the runners."""
-
-    def __init__(self, config: RepositoryConfig) -> None:
-        self.log = LogClient(config.writer, linger_s=LINGER_S)
-        self.desk = LeaseDesk(config.governor)
-        self.follower = AttemptFollower(self.log, {ref.name: ref for ref in config.runners})
 
 
 class RepositoryActor:
@@ -108,7 +73,7 @@ class RepositoryActor:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._main: asyncio.Task[None] | None = None
-        self._acquiring: asyncio.Task[None] | None = None
+        self._seeker = Seeker(self._desk, self._name, fill=self._fill, failed=self._fail, wake=self._wake.set)
         self._leases: dict[str, Lease] = {}
         self._pull_requests: dict[int, PullRequest] = {}
         self._since: dict[str, float] = {}
@@ -117,6 +82,7 @@ class RepositoryActor:
         self._infra_message = ""
         self._failure = ""
         self._superseded = False
+        self._undone = ""
         self._stopping = False
 
     def __repr__(self) -> str:
@@ -141,6 +107,7 @@ class RepositoryActor:
                     stage=one.stage.value,
                     runner=one.runner,
                     since=self._since.get(one.attempt_id, 0.0),
+                    account=one.account,
                 )
                 for one in state.inflight.values()
             ],
@@ -151,6 +118,7 @@ class RepositoryActor:
             infra_message=self._infra_message,
             failure=self._failure,
             superseded=self._superseded,
+            undone=self._undone,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -158,9 +126,8 @@ class RepositoryActor:
         marked in the log or ``GRACE_S`` seconds have passed."""
         self._stopping = True
         self._wake.set()
-        self._desk.withdraw(self._name)
-        if self._acquiring is not None:
-            await asyncio.wait([self._acquiring], timeout=GRACE_S)
+        self._seeker.withdraw()
+        await self._seeker.settle(GRACE_S)
         await self._wait_for_attempts(drain_s)
         for runner in dict.fromkeys(one.runner for one in self._state.inflight.values()):
             mine = [one.attempt_id for one in self._state.inflight.values() if one.runner == runner]
@@ -172,7 +139,8 @@ class RepositoryActor:
         """Leaves everything as it is, as if this process had died: a successor takes the stream over."""
         self._stopping = True
         self._desk.leave(self._name)
-        for task in (self._main, self._acquiring, *self._tasks):
+        self._seeker.cancel()
+        for task in (self._main, *self._tasks):
             if task is not None:
                 task.cancel()
 
@@ -182,12 +150,13 @@ class RepositoryActor:
             await asyncio.wait(pending, timeout=timeout_s)
 
     async def _run(self) -> None:
-        self._desk.join(self._name, self._held)
+        self._desk.join(self._name, self._held, self._wake.set)
         try:
             await self._load()
-            while not self._stopping and not is_drained(self._state):
+            while not self._stopping and not self._undone and not is_drained(self._state):
                 await self._turn()
             if not self._stopping:
+                await self._desk.told(TELL_S)
                 await self._leave()
                 async with self._commit:
                     await self._stream.keep(self._state, every=KEEP_DRAINED_EVERY)
@@ -213,11 +182,12 @@ class RepositoryActor:
         config = self._config
         await self._stream.claim(self._incarnation, self._adopt)
         faults.hit(faults.REPOSITORY_CLAIMED)
+        self._desk.tell(list(self._state.sessions.values()))
         rows = rows_by_number(await self._log.get_blob(self._rows.rows))
         await self._follow_survivors()
         owner, _, repo = self._rows.repository.partition("/")
         cached = await self._log.contexts_of(owner, repo)
-        await self._decide(ImportContexts(contexts=[_imported(one) for one in cached if self._is_news(one)]))
+        await self._decide(ImportContexts(contexts=[imported(one) for one in cached if self._is_news(one)]))
         admitted = admissions(rows.values(), rows_blob=self._rows.rows)
         await self._decide(Admit(sweep=config.sweep, rules=config.rules, policy=config.policy, pull_requests=admitted))
         await self._read_rows(rows)
@@ -252,77 +222,95 @@ class RepositoryActor:
         keep = []
         for one in survivors:
             if await self._follower.is_under_way(one):
-                keep.append(one.lease)
+                keep += [lease for lease in (one.lease, one.agent_lease) if lease]
                 self._since[one.attempt_id] = self._clock()
                 self._spawn(self._finish(one.attempt_id, self._follower.follow(one)))
             else:
                 await self._decide(await self._follower.settle(one))
+                self._tell(one)
         if not self._is_new:  # else no earlier incarnation has held a lease
             await self._desk.give_back_all_but(self._name, keep, self._claim)
+        await self._cancel_losers()
 
     # ------------------------------------------------------------ working
 
     async def _turn(self) -> None:
+        """Asks for what is due, says who waits for an agent, and waits until there is news."""
         self._wake.clear()
-        now = self._clock()
-        start_at = self._state.next_start()
-        if start_at is not None and now >= start_at and self._acquiring is None:
-            due = sum(self._state.prs[number].not_before <= now for number in self._state.ready)
-            self._acquiring = asyncio.create_task(self._acquire(due))
-        timeout = max(0.05, start_at - now) if start_at is not None and now < start_at else None
-        if timeout is None and self._acquiring is None and not self._tasks:
+        now, runners = self._clock(), len(self._config.runners)
+        want = wanted(self._state, most=runners, now=now)
+        self._seeker.seek(want, most=runners)
+        refused, patience_s = self._seeker.refusal()
+        if want.sessions and refused is not None:
+            await self._await_lease(want, refused)
+            if self._wake.is_set():
+                return  # something has happened meanwhile
+            if refused.never and not (want.runners or want.next_at or self._tasks or self._seeker.is_seeking_runners):
+                self._undone = refused.reason
+                return
+        timers = [want.next_at - now] if want.next_at is not None else []
+        timers += [patience_s] if patience_s else []
+        if not timers and not self._seeker.is_busy and not self._tasks:
             raise RuntimeError(f"{self._name} has {self._state.counts(self._config.sweep)} but nothing to wait for")
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(max(0.05, min(timers)) if timers else None):
                 await self._wake.wait()
         except TimeoutError:
             return
 
-    async def _acquire(self, count: int) -> None:
-        try:
-            leases = await self._desk.acquire(self._name, RUNNERS, min(count, len(self._config.runners)))
-            faults.hit(faults.REPOSITORY_LEASED)
-            await self._fill(leases)
-        except Exception as exc:
-            self._fail(exc)
-        finally:
-            self._acquiring = None
-            self._wake.set()
+    async def _await_lease(self, want: Wanted, refused: Outlook) -> None:
+        numbers = [one.issue_number for one in want.sessions]
+        if any(self._state.prs[number].state in (PrState.FIND_SIMILAR, PrState.HELD) for number in numbers):
+            command = AwaitLease(issue_numbers=numbers, reason=refused.reason, until=refused.until)
+            if await self._decide(command):
+                self._wake.set()
 
     async def _fill(self, leases: list[Lease]) -> None:
-        slots = []
-        for lease in leases:
-            self._leases[lease.lease_id] = lease
-            runner = self._config.runners[lease.slot].name
-            slots.append(Slot(attempt_id=new_id(), lease=lease.lease_id, runner=runner))
-        events = [] if self._stopping else await self._decide(FillSlots(slots=slots))
+        self._leases.update((one.lease_id, one) for one in leases)
+        slots = self._slots(leases)
+        events = [] if self._stopping else await self._decide(FillSlots(slots=slots, awaits=False))
         started = [one for one in events if isinstance(one, AttemptStarted)]
         faults.hit(faults.REPOSITORY_BEFORE_ACTING)
         for one in started:
             self._since[one.attempt_id] = self._clock()
-            self._spawn(self._finish(one.attempt_id, self._follower.perform(self._order(one))))
-        used = {one.lease for one in started}
+            self._spawn(self._finish(one.attempt_id, self._perform(one)))
+        used = {lease for one in started for lease in (one.lease, one.agent_lease)}
         self._release([one.lease_id for one in leases if one.lease_id not in used])
 
-    def _order(self, started: AttemptStarted) -> tuple[str, WorkOrder]:
-        order = WorkOrder(
-            attempt_id=started.attempt_id,
-            log_id=self._config.log_id,
-            sweep=self._config.sweep,
-            stage=started.stage,
-            pull_request=self._pull_requests[started.issue_number],
-            rules=self._state.prs[started.issue_number].rules,
-            anchor=self._state.anchor,
-            context=started.context,
-            agent=started.agent,
-            known_failures=self._known_failures(started),
-        )
-        return started.runner, order
+    def _slots(self, leases: list[Lease]) -> list[Slot]:
+        """Leases as slots; those of a session, which has an attempt already, in pairs."""
+        accounts = {one.attempt_id: one for one in leases if one.account in self._config.agents}
+        slots = []
+        for lease in leases:
+            if lease.account != RUNNERS:
+                continue
+            runner = self._config.runners[lease.slot].name
+            agent = accounts.get(lease.attempt_id)
+            slots.append(
+                Slot(attempt_id=lease.attempt_id or new_id(), lease=lease.lease_id, runner=runner)
+                if agent is None
+                else Slot(
+                    attempt_id=lease.attempt_id,
+                    lease=lease.lease_id,
+                    runner=runner,
+                    agent=self._config.agents[agent.account],
+                    account=agent.account,
+                    agent_lease=agent.lease_id,
+                    issue_number=lease.issue_number,
+                )
+            )
+        return slots
 
-    def _known_failures(self, started: AttemptStarted) -> str | None:
-        """The ``tests`` blob of the attempt that verified the context on the pull request that it is taken from."""
-        source = self._state.prs.get(started.source) if started.source is not None else None
-        return source.tests if source is not None and source.context == started.context else None
+    async def _perform(self, started: AttemptStarted) -> TakeOutcome | Interrupt:
+        prior = await prior_attempts(started, state=self._state, log=self._log)
+        order = order_of(
+            started,
+            state=self._state,
+            config=self._config,
+            pull_request=self._pull_requests[started.issue_number],
+            prior=prior,
+        )
+        return await self._follower.perform((started.runner, order))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -340,6 +328,8 @@ class RepositoryActor:
             self._ended += 1
             self._since.pop(attempt_id, None)
             if attempt is not None:
+                self._tell(attempt)
+                await self._cancel_losers()
                 faults.hit(faults.REPOSITORY_BEFORE_RELEASE)
                 self._release([attempt.lease])
                 faults.hit(faults.REPOSITORY_AFTER_RELEASE)
@@ -348,6 +338,23 @@ class RepositoryActor:
             self._fail(exc)
         finally:
             self._wake.set()
+
+    def _tell(self, attempt: InFlight) -> None:
+        """Tells the governor of a session's end; with that its account's lease is over."""
+        end = self._state.sessions.get(attempt.attempt_id)
+        if end is not None and attempt.agent_lease:
+            faults.hit(faults.REPOSITORY_BEFORE_TELLING)
+            self._leases.pop(attempt.agent_lease, None)
+            self._desk.tell([end])
+
+    async def _cancel_losers(self) -> None:
+        """Ends the sessions that have lost a race; each is recorded when it has ended."""
+        lost: dict[str, list[str]] = {}
+        for one in self._state.inflight.values():
+            if one.lost:
+                lost.setdefault(one.runner, []).append(one.attempt_id)
+        for runner, attempt_ids in lost.items():
+            await self._follower.cancel(runner, attempt_ids)
 
     def _note(self, outcome: Outcome) -> None:
         infra = outcome.failure_class is not None and outcome.failure_class.value == "infra"
@@ -372,26 +379,12 @@ class RepositoryActor:
 
     def _held(self) -> list[str]:
         """The leases of attempts in flight, and those that are about to be used."""
-        return list({*self._leases, *(one.lease for one in self._state.inflight.values())})
+        inflight = self._state.inflight.values()
+        agents = [one.agent_lease for one in inflight if one.agent_lease]
+        return list({*self._leases, *(one.lease for one in inflight), *agents})
 
     async def _leave(self) -> None:
         knows_all = self._desk.leave(self._name)
-        if self._acquiring is not None:
-            self._acquiring.cancel()
-            self._acquiring = None
+        self._seeker.cancel()
         if not knows_all or self._held():
             await self._desk.give_back_all_but(self._name, [], self._claim)
-
-
-def _imported(one: CachedContext) -> ImportedContext:
-    return ImportedContext(
-        context=one.context,
-        issue_number=one.issue_number,
-        created_at=one.created_at,
-        inputs=one.inputs,
-        rules=one.rules,
-        attempt_id=one.attempt_id,
-        parent=one.parent,
-        tests=one.tests,
-        revoked=one.revoked_why if one.revoked_at is not None else None,
-    )

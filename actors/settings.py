@@ -2,8 +2,9 @@
 
 A setting is found in this order: the environment (``HEADRACE_<SECTION>_<NAME>``, and the ``DATASMITH_*`` knobs of
 CONTRACTS.md section 1), the configuration file (``headrace.toml``, tables ``[sweep] [build] [verify] [disk]
-[cascade]``), the default. Every value is checked against its range when it is read; a bad one is a ``SettingError``
-naming it, its source and the range. An unknown name in the file is refused too: a typing error must not go unnoticed.
+[cascade] [agents]``), the default. Every value is checked against its range when it is read; a bad one is a
+``SettingError`` naming it, its source and the range. An unknown name in the file is refused too: a typing error must
+not go unnoticed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from actors.agent_options import checked_accounts
+from actors.agent_settings import AgentSettings
 from events.errors import InputError, SettingError
 from events.work import Level, VerificationRules
 
@@ -163,6 +166,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify: VerifySettings = msgspec.field(default_factory=VerifySettings)
     disk: DiskSettings = msgspec.field(default_factory=DiskSettings)
     cascade: CascadeSettings = msgspec.field(default_factory=CascadeSettings)
+    agents: AgentSettings = msgspec.field(default_factory=AgentSettings)
 
     @property
     def cache_dir(self) -> Path:
@@ -179,6 +183,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "verify": VerifySettings,
     "disk": DiskSettings,
     "cascade": CascadeSettings,
+    "agents": AgentSettings,
 }
 
 KNOBS: Mapping[str, tuple[str, str]] = {
@@ -230,6 +235,7 @@ def load_settings(
         verify=VerifySettings(**values["verify"]),
         disk=DiskSettings(**values["disk"]),
         cascade=CascadeSettings(**values["cascade"]),
+        agents=AgentSettings(**values["agents"]),
     )
 
 
@@ -272,6 +278,8 @@ def _checked(
     try:
         if text and isinstance(value, str) and value[:1] in "[{" and value:
             value = msgspec.json.decode(value)
+        if (cls, name) == (AgentSettings, "account"):
+            return checked_accounts(value, label=label, source=source)
         return msgspec.convert(value, hint, strict=not text)
     except msgspec.DecodeError as exc:
         raise SettingError(name=label, value=str(value), expected=_expectation(hint), source=source) from exc

@@ -32,6 +32,7 @@ from actors.log_client import LogClient, StreamWriter
 from actors.repository import RepositoryConfig, RepositorySnapshot
 from actors.runner import AgentRunner, RunnerConfig
 from events import sweep as machine
+from events.account_views import AccountView
 from events.errors import HeadraceError, LogError, VersionConflict
 from events.sweep import RepositoryPhase
 from events.types import RepositoryActivated, RepositoryRetired, SweepEvent, SweepRunEnded, SweepRunStarted
@@ -40,6 +41,7 @@ from events.work import CascadePolicy, VerificationRules
 __all__ = ["SupervisorConfig", "SweepProgress", "SweepSupervisor"]
 
 POLL_S = 0.25
+LOOK_S = 0.5
 READY_S = 60.0
 PLACED_S = 30.0
 """How long runners may wait for a place on the cluster, beyond ``READY_S`` for their engines."""
@@ -50,7 +52,8 @@ TAKE_BACKS = 3
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run of a sweep works with. ``max_active``: repositories that live at once, in ``hosts`` processes."""
+    """What a run of a sweep works with. ``max_active``: repositories that live at once, in ``hosts`` processes;
+    ``agents``: the backend of each agent's account."""
 
     log_id: str
     sweep: str
@@ -63,22 +66,25 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
     writer: Ref
     governor: Ref
     runner: RunnerConfig
+    agents: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How a run stands. ``phase``: ``starting``, ``running``, ``stopping``, ``finished``, ``interrupted``,
-    ``environment`` (the engine stayed away), ``failed``; the last four are ends, with a ``message``."""
+    ``environment`` (the engine stayed away), ``budget`` (no agent may be paid any more), ``failed``; the last five are
+    ends, with a ``message``."""
 
     phase: str
     repositories: dict[str, dict[str, int]]
     pending: int
     active: list[RepositorySnapshot]
     message: str = ""
+    accounts: list[AccountView] = msgspec.field(default_factory=list)
 
     @property
     def ended(self) -> bool:
         """Whether the run is over."""
-        return self.phase in {"finished", "interrupted", "environment", "failed"}
+        return self.phase in {"finished", "interrupted", "environment", "budget", "failed"}
 
 
 class SweepSupervisor:
@@ -105,6 +111,8 @@ class SweepSupervisor:
         self._drain_s = 0.0
         self._stop = asyncio.Event()
         self._set_aside: dict[str, str] = {}
+        self._undone: dict[str, str] = {}
+        self._accounts: list[AccountView] = []
         self._progress_at = clock()
 
     def __repr__(self) -> str:
@@ -129,6 +137,7 @@ class SweepSupervisor:
             pending=len(self._state.in_phase(RepositoryPhase.PENDING)),
             active=list(self._snapshots.values()),
             message=self._message,
+            accounts=self._accounts,
         )
 
     async def stop(self, drain_s: float) -> None:
@@ -172,11 +181,20 @@ class SweepSupervisor:
             await self._finish("environment", why)
             return
         self._phase = "running"
-        watching = asyncio.create_task(self._hosts().watch(self._show))
+        watching = [asyncio.create_task(self._hosts().watch(self._show))]
+        if self._config.agents:
+            watching.append(asyncio.create_task(self._watch_accounts()))
         try:
             await self._work(stopping)
         finally:
-            watching.cancel()
+            for one in watching:
+                one.cancel()
+
+    async def _watch_accounts(self) -> None:
+        while True:
+            with suppress(HeadraceError):
+                self._accounts = await self._config.governor.call("accounts")
+            await asyncio.sleep(LOOK_S)
 
     async def _work(self, stopping: asyncio.Task[bool]) -> None:
         """Activates and retires repositories until the run ends, one way or another."""
@@ -199,6 +217,8 @@ class SweepSupervisor:
 
     def _all_done(self) -> tuple[str, str]:
         """How a run ends that has no live repository left."""
+        if not self._set_aside and self._undone:
+            return "budget", "; ".join(dict.fromkeys(self._undone.values()))
         if not self._set_aside:
             return "finished", ""
         return "failed", "; ".join(f"{name}: {why}" for name, why in self._set_aside.items())
@@ -241,6 +261,7 @@ class SweepSupervisor:
                 writer=config.writer,
                 governor=config.governor,
                 runners=self._runners,
+                agents=config.agents,
             )
 
             def spawn(number: int) -> Ref:
@@ -277,6 +298,9 @@ class SweepSupervisor:
                 continue
             if found is not None and found.drained:
                 drained.append(found)
+            elif found is not None and found.undone:
+                self._snapshots[name] = found
+                self._undone[name] = found.undone
             elif found is not None and found.failure and not self._is_to_be_taken_back(found):
                 self._snapshots[name] = found
                 await self._put_aside(name, found.failure)

@@ -2,8 +2,9 @@
 
 The order: the contexts of the nearest verified neighbours, one from each side of the time line first, then outwards
 within the neighbour window; those that were refuted between their pull request and this one (beyond a boundary) come
-last. At most ``max_candidates`` in all, and none twice on one pull request, but for one whose verdict flaked: it comes
-first, once more. Then the stock template. What is revoked is never tried.
+last. Then claims: what the cache knows of pull requests nearby and has not verified under these rules. At most
+``max_candidates`` in all, and none twice on one pull request, but for one whose verdict flaked: it comes first, once
+more. Then the stock template. What is revoked is never tried.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from events.records import PrRecord
+from events.records import PrRecord, posix
 from events.repository_state import RepositoryState
 from events.work import CascadePolicy, Stage
 
@@ -24,11 +25,14 @@ __all__ = [
     "Step",
     "Try",
     "candidates",
+    "claims",
     "last_resort",
     "may_generate",
     "may_try_stock",
     "once_more",
     "policy_of",
+    "starting_context",
+    "too_often_limited",
     "without_agent",
 ]
 
@@ -64,7 +68,7 @@ def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None =
     tried = pr.tried | {refuted} if refuted else pr.tried
     if pr.again is not None and pr.again != refuted:
         return once_more(pr, pr.again)
-    step = next(candidates(state, pr, tried=tried), None)
+    step = next(candidates(state, pr, tried=tried), None) or next(claims(state, pr, tried=tried), None)
     if step is not None:
         return step
     stock = policy_of(state).stock_context
@@ -76,13 +80,45 @@ def without_agent(state: RepositoryState, pr: PrRecord, *, refuted: str | None =
 def last_resort(state: RepositoryState, pr: PrRecord) -> Try | GiveUp:
     """What is due for ``pr`` when no session may be paid for it any more and no other can serve it."""
     step = next(candidates(state, pr, tried=pr.tried), None)
-    end = "an agent tampered, which ended its generation" if pr.generation_ended else ""
-    return step or GiveUp(_why_given_up(pr.tried, end or f"all {pr.generations} generations failed"))
+    return step or GiveUp(_why_given_up(pr.tried, _why_no_session(state, pr)))
 
 
-def may_generate(state: RepositoryState, pr: PrRecord) -> bool:
-    """Whether a session may be paid for ``pr``: its budget is not spent, and no agent tampered on it."""
-    return pr.generations < policy_of(state).max_attempts and not pr.generation_ended
+def _why_no_session(state: RepositoryState, pr: PrRecord) -> str:
+    policy = policy_of(state)
+    if pr.generation_ended:
+        return "an agent tampered, which ended its generation"
+    if pr.rate_limits > policy.rl_max_retries:
+        return too_often_limited(pr.rate_limits)
+    if pr.aborted >= policy.max_aborted:
+        return f"{pr.aborted} sessions ended without a verdict"
+    return f"all {pr.generations} generations failed"
+
+
+def too_often_limited(times: int) -> str:
+    """Why no further session is paid for a pull request whose sessions met a limit so often."""
+    return f"its sessions met a rate limit {times} times; `headrace retry` opens it again"
+
+
+def may_generate(state: RepositoryState, pr: PrRecord, *, under_way: int = 0) -> bool:
+    """Whether a session, beside those ``under_way``, may be paid for ``pr``: none of its budgets is spent, and no agent
+    tampered on it."""
+    policy = policy_of(state)
+    return (
+        pr.generations + under_way < policy.max_attempts
+        and pr.aborted < policy.max_aborted
+        and pr.rate_limits <= policy.rl_max_retries
+        and not pr.generation_ended
+    )
+
+
+def starting_context(state: RepositoryState, pr: PrRecord) -> str | None:
+    """What a session for ``pr`` starts from: what the last one on it left, else the nearest verified context, else the
+    stock template; ``None`` where that is revoked, and its text is a start all the same."""
+    if pr.made is not None and pr.made not in state.revoked:
+        return pr.made
+    nearest = next((one.context for one in _outwards(state, pr) if one.context is not None), None)
+    stock = policy_of(state).stock_context
+    return nearest or (stock if stock not in state.revoked else None)
 
 
 def may_try_stock(state: RepositoryState, pr: PrRecord) -> bool:
@@ -95,6 +131,8 @@ def once_more(pr: PrRecord, context: str) -> Try:
     """The second and last try of a context whose verdict was a flake; a session's own is an existing one by now."""
     flaked = pr.flaked[context]
     stage = Stage.TRY_SIMILAR if flaked.stage is Stage.LLM_GENERATE else flaked.stage
+    if flaked.unjudged:
+        return Try(stage, context, flaked.source, "a session made it and it has no verdict yet: the environment failed")
     return Try(stage, context, flaked.source, "its verdict was not the same twice: tries it once more")
 
 
@@ -125,6 +163,30 @@ def candidates(state: RepositoryState, pr: PrRecord, *, tried: set[str], most: i
             yield _try(pr, source, "")
     for source in beyond:
         yield _try(pr, source, ", though it was refuted nearer")
+
+
+def claims(state: RepositoryState, pr: PrRecord, *, tried: set[str]) -> Iterator[Try]:
+    """Contexts that came in from the cache and that no pull request here has, nearest first.
+
+    Bounded like ``candidates``: the two nearest, all others within the window, ``max_candidates`` refuted in all.
+    """
+    policy = policy_of(state)
+    if not state.imported or len(tried - {policy.stock_context} - state.revoked.keys()) >= policy.max_candidates:
+        return
+    near = sorted(
+        (abs(posix(one.created_at) - pr.at), one.issue_number, one.context) for one in state.imported.values()
+    )
+    seen: set[str] = set()
+    for distance, number, context in near:
+        if len(seen) >= 2 and distance > policy.window_days * DAY_S:
+            return
+        if context not in seen:
+            seen.add(context)
+            if context in tried or context == policy.stock_context:
+                continue
+            days = f"{distance / DAY_S:.0f} days away"
+            reason = f"tries a context that is known of PR {number}, {days}, and not verified under these rules"
+            yield Try(Stage.TRY_SIMILAR, context, None, reason)
 
 
 def policy_of(state: RepositoryState) -> CascadePolicy:

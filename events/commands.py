@@ -11,6 +11,7 @@ from events.work import CascadePolicy, Outcome, VerificationRules
 
 __all__ = [
     "Admit",
+    "AwaitLease",
     "Claim",
     "Command",
     "FillSlots",
@@ -46,18 +47,34 @@ class ImportContexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """A leased place on a runner, and the id that an attempt in it would get. ``agent``: may pay that agent."""
+    """A leased place on a runner, and the id that an attempt in it would get.
+
+    ``agent``: may pay that backend, with the lease ``agent_lease`` on ``account``; ``issue_number``: if set, only for a
+    session for that pull request.
+    """
 
     attempt_id: str
     lease: str
     runner: str
     agent: str | None = None
+    account: str | None = None
+    agent_lease: str | None = None
+    issue_number: int | None = None
 
 
 class FillSlots(msgspec.Struct, frozen=True, kw_only=True):
-    """Slots are free: what shall run in them?"""
+    """Slots are free: what shall run in them? ``awaits``: whose session is due and finds no agent waits for a lease."""
 
     slots: Sequence[Slot]
+    awaits: bool = True
+
+
+class AwaitLease(msgspec.Struct, frozen=True, kw_only=True):
+    """Sessions for these pull requests were asked for and none is granted; ``until``: POSIX seconds, if it is known."""
+
+    issue_numbers: Sequence[int]
+    reason: str
+    until: float | None = None
 
 
 class TakeOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,4 +108,4 @@ class Reopen(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-Command = Claim | Admit | ImportContexts | FillSlots | TakeOutcome | Interrupt | Revoke | Reopen
+Command = Claim | Admit | ImportContexts | FillSlots | AwaitLease | TakeOutcome | Interrupt | Revoke | Reopen

@@ -9,9 +9,9 @@ import copy
 from collections.abc import Iterable, Sequence
 
 from events.admitting import queue_neighbours
-from events.candidates import Generate, GiveUp, Try, policy_of, without_agent
-from events.commands import Slot
-from events.planner import Gap, gap_of, gaps, plan
+from events.candidates import Generate, GiveUp, Try, may_generate, policy_of, starting_context, without_agent
+from events.commands import AwaitLease, FillSlots, Slot
+from events.planner import Due, Gap, gap_of, gaps, plan
 from events.pull_request import IN_ATTEMPT, PrState
 from events.records import InFlight, PrRecord, import_key
 from events.repository import evolve
@@ -27,21 +27,38 @@ from events.types import (
 )
 from events.work import FailureClass, Stage
 
-__all__ = ["fill", "give_up", "release"]
+__all__ = ["await_lease", "fill", "give_up", "release"]
 
 
-def fill(state: RepositoryState, slots: Sequence[Slot], now: float) -> list[RepositoryEvent]:
-    """What shall run in ``slots`` at ``now`` (POSIX seconds), and what waits for what."""
-    if now < state.not_before or not slots or state.policy is None:
+def fill(state: RepositoryState, command: FillSlots, now: float) -> list[RepositoryEvent]:
+    """What shall run in the slots at ``now`` (POSIX seconds), and what waits for what."""
+    if now < state.not_before or not command.slots or state.policy is None:
         return []
     events, state = _through_the_cache(state)
-    free = list(slots)
+    free = list(command.slots)
     if not policy_of(state).generate:
         return events + _one_by_one(state, free, now)
-    started = _as_planned(state, free, now)
-    events += started
-    if free:
-        events += _hold_the_rest(state, started, now)
+    planned, left = _as_planned(state, free, now, awaits=command.awaits)
+    events += planned
+    events += _race(state, free, planned)
+    if any(one.issue_number is None for one in free):
+        events += _hold_the_rest(state, planned, now, left)
+    return events
+
+
+def await_lease(state: RepositoryState, command: AwaitLease, now: float) -> list[RepositoryEvent]:
+    """Those of the pull requests whose session is due wait for a lease from now on."""
+    if now < state.not_before or state.policy is None or not policy_of(state).generate:
+        return []
+    asked = set(command.issue_numbers)
+    events: list[RepositoryEvent] = []
+    for due in plan(state, slots=1, now=now):
+        pr = due.pr
+        if not isinstance(due.step, Generate) or pr.issue_number not in asked:
+            continue
+        if pr.state in (PrState.FIND_SIMILAR, PrState.HELD):
+            events += _back(pr, "it is its turn")
+            events.append(LeaseAwaited(issue_number=pr.issue_number, reason=command.reason, until=command.until))
     return events
 
 
@@ -112,29 +129,70 @@ def _one_by_one(state: RepositoryState, free: list[Slot], now: float) -> list[Re
     return events
 
 
-def _as_planned(state: RepositoryState, free: list[Slot], now: float) -> list[RepositoryEvent]:
-    """The events of the plan; takes the slots that it uses out of ``free``."""
+def _as_planned(
+    state: RepositoryState, free: list[Slot], now: float, *, awaits: bool
+) -> tuple[list[RepositoryEvent], set[int]]:
+    """The events of the plan, and whose session is due and waits for nothing yet; takes the slots that it uses out of
+    ``free``."""
     events: list[RepositoryEvent] = []
+    left: set[int] = set()
     for due in plan(state, slots=len(free), now=now):
         if not free:
             break
         pr, step = due.pr, due.step
-        if isinstance(step, Generate):
-            slot = next((one for one in reversed(free) if one.agent is not None), None)
-        else:
-            slot = next((one for one in reversed(free) if one.agent is None), free[-1])
+        slot = _slot_for(due, free)
+        if isinstance(step, GiveUp):
+            events += _back(pr, "it is its turn")
+            events.append(give_up(pr, step))
+            continue
         if slot is None:
-            if pr.state is not PrState.AWAITING_LEASE:
+            if not isinstance(step, Generate):
+                continue
+            if not awaits:
+                left.add(pr.issue_number)
+            elif pr.state is not PrState.AWAITING_LEASE:
                 events += _back(pr, "it is its turn")
                 events.append(LeaseAwaited(issue_number=pr.issue_number, reason=f"no agent is free; {step.reason}"))
             continue
         if not (isinstance(step, Generate) and pr.state is PrState.AWAITING_LEASE):
             events += _back(pr, "it is its turn")
-        if isinstance(step, GiveUp):
-            events.append(give_up(pr, step))
-            continue
         free.remove(slot)
         events.append(_start(state, pr, slot, step))
+    return events, left
+
+
+def _slot_for(due: Due, free: Sequence[Slot]) -> Slot | None:
+    """The slot for a step: for a session one with an agent for it, for all else rather one without."""
+    if isinstance(due.step, Generate):
+        mine = (None, due.pr.issue_number)
+        return next((one for one in reversed(free) if one.agent is not None and one.issue_number in mine), None)
+    open_to_all = [one for one in reversed(free) if one.issue_number is None]
+    return next((one for one in open_to_all if one.agent is None), next(iter(open_to_all), None))
+
+
+def _race(state: RepositoryState, free: list[Slot], planned: Sequence[RepositoryEvent]) -> list[RepositoryEvent]:
+    """Further sessions on other accounts for pull requests on which one has failed before: the first verified wins."""
+    events: list[RepositoryEvent] = []
+    policy = policy_of(state)
+    if policy.race <= 1:
+        return events
+    begun = [one for one in planned if isinstance(one, AttemptStarted) and one.stage is Stage.LLM_GENERATE]
+    for slot in [one for one in free if one.agent is not None and one.issue_number is not None]:
+        pr = state.prs.get(slot.issue_number or 0)
+        if pr is None or pr.generations < 1:
+            continue
+        number = pr.issue_number
+        accounts = [one.account for one in state.racing(number) if one.stage is Stage.LLM_GENERATE]
+        accounts += [one.account for one in begun if one.issue_number == number]
+        joins = 1 <= len(accounts) < policy.race
+        if not joins or slot.account in accounts or not may_generate(state, pr, under_way=len(accounts)):
+            continue
+        others = f"{len(accounts)} other session{'s' * (len(accounts) != 1)}"
+        reason = f"races {others} on it: the first that verifies it wins"
+        started = _start(state, pr, slot, Generate(reason))
+        free.remove(slot)
+        begun.append(started)
+        events.append(started)
     return events
 
 
@@ -154,7 +212,9 @@ def _start(state: RepositoryState, pr: PrRecord, slot: Slot, step: Try | Generat
         lease=slot.lease,
         runner=slot.runner,
         agent=slot.agent if generates else None,
-        context=None if generates else step.context,  # type: ignore[union-attr]
+        account=slot.account if generates else None,
+        agent_lease=slot.agent_lease if generates else None,
+        context=starting_context(state, pr) if generates else step.context,  # type: ignore[union-attr]
         source=None if generates else step.source,  # type: ignore[union-attr]
         reason=step.reason,
     )
@@ -178,15 +238,18 @@ def give_up(
 # ---------------------------------------------------------------- waiting
 
 
-def _hold_the_rest(state: RepositoryState, decided: Iterable[RepositoryEvent], now: float) -> list[RepositoryEvent]:
+def _hold_the_rest(
+    state: RepositoryState, decided: Iterable[RepositoryEvent], now: float, due: set[int]
+) -> list[RepositoryEvent]:
     """Slots are left over: whoever is not due waits for an attempt, each part of a gap for the nearest in it.
 
     Whoever is to be left alone for a while is left out: it is due when that time is over.
     """
     new = [one for one in decided if isinstance(one, AttemptStarted)]
-    busy = {one.attempt_id: (one.issue_number, one.stage) for one in state.inflight.values()}
+    busy = {one.attempt_id: (one.issue_number, one.stage) for one in state.inflight.values() if not one.lost}
     busy.update((one.attempt_id, (one.issue_number, one.stage)) for one in new)
     gone = {one.issue_number for one in decided if isinstance(one, (AttemptStarted, LeaseAwaited, PullRequestFailed))}
+    gone |= due
     if not busy or not any(number not in gone for number in state.ready):
         return []
     events: list[RepositoryEvent] = []

@@ -29,6 +29,7 @@ from events.candidates import (
     Step,
     Try,
     candidates,
+    claims,
     last_resort,
     may_generate,
     may_try_stock,
@@ -59,10 +60,11 @@ _AGENT_OR_STOCK = frozenset({Stage.LLM_GENERATE, Stage.TRY_DEFAULT})
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A step and its pull request."""
+    """A step and its pull request; ``unlocks``: for a session, how many open pull requests it may serve."""
 
     pr: PrRecord
     step: Step
+    unlocks: int = 1
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -107,6 +109,8 @@ def gap_of(state: RepositoryState, place: Place) -> Gap | None:
 def _busy(state: RepositoryState) -> list[tuple[Place, InFlight]]:
     found = []
     for one in state.inflight.values():
+        if one.lost:
+            continue
         pr = state.prs[one.issue_number]
         found.append(((pr.at, pr.issue_number), one))
     return sorted(found, key=lambda one: one[0])
@@ -189,9 +193,9 @@ class _Planner:
     def _is_free(self, pr: PrRecord) -> bool:
         return pr.state not in IN_ATTEMPT and pr.issue_number not in self._chosen and self.now >= pr.not_before
 
-    def _due(self, pr: PrRecord, step: Step) -> Due:
+    def _due(self, pr: PrRecord, step: Step, *, unlocks: int = 1) -> Due:
         self._chosen.add(pr.issue_number)
-        return Due(pr, step)
+        return Due(pr, step, unlocks)
 
     # ------------------------------------------------------------ the same context on both sides
 
@@ -299,7 +303,7 @@ class _Planner:
         def within(chance: float) -> int:
             return max(1, min(len(region), reach(chance * (1.0 - tail) + tail)))
 
-        if not any(one.context == context for _, one in gap.busy):
+        if not any(one.context == context and one.stage is not Stage.LLM_GENERATE for _, one in gap.busy):
             far = within(PROBE)
             for index in (*reversed(region[:far]), *region[far:]):
                 pr = self._free(index)
@@ -332,7 +336,7 @@ class _Planner:
                 break
             others = end - start - 1
             reason = f"no known context builds it; it divides a stretch of {others + 1} unexplained pull requests"
-            self.sessions.append((end - start, self._due(pr, self._session(pr, reason))))
+            self.sessions.append((end - start, self._due(pr, self._session(pr, reason), unlocks=end - start)))
             paid = sorted([*paid, bisect_left(self.state.open, (pr.at, pr.issue_number))])
         if not paid:
             for index in range(start, end):
@@ -370,6 +374,9 @@ class _Planner:
         return best
 
     def _session(self, pr: PrRecord, reason: str) -> Step:
+        known = next(claims(self.state, pr, tried=pr.tried), None)
+        if known is not None:
+            return known
         if may_try_stock(self.state, pr):
             stock = self.policy.stock_context
             return Try(Stage.TRY_DEFAULT, stock, None, f"{reason}; the stock template before an agent is paid")

@@ -3,7 +3,9 @@
 Rules:
 
 - A pull request is in exactly one state. What moves it is an event of its repository's stream; the *trigger* of an
-  event is its type's name, for stages followed by ``:`` and the stage (``AttemptStarted:try_similar``).
+  event is its type's name, for stages followed by ``:`` and the stage (``AttemptStarted:try_similar``). The end of
+  one of several sessions that race on a pull request is followed by ``:racing``: the others are still at it.
+- A session that has lost the race is no longer its pull request's: its end moves nothing.
 - A trigger that the table does not list for a state raises :class:`events.errors.IllegalTransition` and changes
   nothing.
 - ``queued`` and ``find_similar`` wait for a slot of a runner; ``held`` and ``awaiting_lease`` wait for what their
@@ -68,7 +70,14 @@ TRANSITIONS: Mapping[PrState, Mapping[str, PrState]] = {
     },
     PrState.TRY_SIMILAR: _ATTEMPT_ENDS,
     PrState.TRY_DEFAULT: _ATTEMPT_ENDS,
-    PrState.LLM_GENERATE: {**_ATTEMPT_ENDS, "AttemptRateLimited": PrState.FIND_SIMILAR},
+    PrState.LLM_GENERATE: {
+        **_ATTEMPT_ENDS,
+        "AttemptRateLimited": PrState.FIND_SIMILAR,
+        "AttemptStarted:llm_generate": PrState.LLM_GENERATE,
+        "AttemptFailed:racing": PrState.LLM_GENERATE,
+        "AttemptInterrupted:racing": PrState.LLM_GENERATE,
+        "AttemptRateLimited:racing": PrState.LLM_GENERATE,
+    },
     PrState.HELD: {
         "PullRequestsAdmitted": PrState.QUEUED,
         "StageEntered:find_similar": PrState.FIND_SIMILAR,

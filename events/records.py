@@ -29,7 +29,7 @@ def import_key(number: int, inputs: str, rules: VerificationRules) -> str:
 
 
 class InFlight(msgspec.Struct, kw_only=True):
-    """An attempt that has started and not ended."""
+    """An attempt that has started and not ended. ``lost``: another session has verified its pull request meanwhile."""
 
     attempt_id: str
     issue_number: int
@@ -39,6 +39,9 @@ class InFlight(msgspec.Struct, kw_only=True):
     lease: str
     runner: str
     source: int | None = None
+    account: str | None = None
+    agent_lease: str | None = None
+    lost: bool = False
 
 
 def context_of(attempt: InFlight, outcome: Outcome) -> str | None:
@@ -49,10 +52,14 @@ def context_of(attempt: InFlight, outcome: Outcome) -> str | None:
 
 
 class Flaked(msgspec.Struct, frozen=True):
-    """The attempt that first saw a context's verdict flip: its stage, and where it had the context from."""
+    """The attempt that first saw a context's verdict flip: its stage, and where it had the context from.
+
+    ``unjudged``: it is a session, and the infrastructure failed before there was any verdict on what it made.
+    """
 
     stage: Stage
     source: int | None
+    unjudged: bool = False
 
 
 class PrRecord(msgspec.Struct, kw_only=True):
@@ -64,7 +71,9 @@ class PrRecord(msgspec.Struct, kw_only=True):
     - ``generation_ended``: an agent tampered on it, and no further session is paid for it.
     - ``context`` and why it is trusted: ``verified_by`` (a stage), ``source`` (the pull request that it was taken from)
       and ``tests`` (the ``tests`` blob of the attempt that verified it).
-    - ``failure_class``: of the last failure that was not the infrastructure's.
+    - ``failure_class``: of the last failure that was not the infrastructure's; ``failures``: all those attempts.
+    - ``generations``, ``aborted``, ``rate_limits``: sessions that were refused, that ended without a verdict, and that
+      met the limit of their account; ``made``: what the last of them left.
     """
 
     issue_number: int
@@ -79,6 +88,7 @@ class PrRecord(msgspec.Struct, kw_only=True):
     state: PrState = PrState.QUEUED
     tried: set[str] = msgspec.field(default_factory=set)
     generations: int = 0
+    aborted: int = 0
     rate_limits: int = 0
     infra_failures: int = 0
     runner_deaths: int = 0
@@ -93,6 +103,8 @@ class PrRecord(msgspec.Struct, kw_only=True):
     verified_by: Stage | None = None
     source: int | None = None
     tests: str | None = None
+    made: str | None = None
+    failures: list[str] = msgspec.field(default_factory=list)
 
     @property
     def again(self) -> str | None:

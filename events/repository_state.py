@@ -9,6 +9,7 @@ Only :func:`events.repository.evolve` changes a state. The indexes are kept by i
 - ``held``: by attempt, who waits for its end;
 - ``again``: the unfinished pull requests on which a context is to be tried once more after a flake.
 
+``sessions``: those that have ended, as the governor is told of them.
 ``revoked`` holds the contexts that are never used again, with the reason; ``parents`` of each context those that a
 session made it from. ``verified`` and ``imported`` have no context of ``revoked``.
 """
@@ -21,6 +22,7 @@ import msgspec
 
 from events.pull_request import FINISHED, PrState
 from events.records import Flaked, InFlight, Place, PrRecord, context_of
+from events.sessions import EndedSession
 from events.types import ImportedContext
 from events.work import CascadePolicy, FailureClass, Outcome, Stage
 
@@ -52,6 +54,11 @@ class RepositoryState(msgspec.Struct, kw_only=True):
     parents: dict[str, set[str]] = msgspec.field(default_factory=dict)
     infra_streak: int = 0
     not_before: float = 0.0
+    sessions: dict[str, EndedSession] = msgspec.field(default_factory=dict)
+
+    def racing(self, number: int) -> list[InFlight]:
+        """The attempts in flight on a pull request; several are sessions that race."""
+        return [one for one in self.inflight.values() if one.issue_number == number and not one.lost]
 
     def next_start(self) -> float | None:
         """When the first of ``ready`` may be worked on, in POSIX seconds; ``None``: none is ready."""
@@ -115,7 +122,7 @@ class RepositoryState(msgspec.Struct, kw_only=True):
         """Remembers that ``context`` does not build ``pr``."""
         if context not in pr.tried:
             pr.tried.add(context)
-            if self.again:
+            if self.again and pr.again is None:
                 self.again.pop(pr.issue_number, None)
             insort(self.refuted.setdefault(context, []), (pr.at, pr.issue_number))
 
@@ -133,14 +140,25 @@ class RepositoryState(msgspec.Struct, kw_only=True):
             pr.generation_ended = True
         if self.revoked and (context in self.revoked or attempt.context in self.revoked):
             return
-        if outcome.failure_class is FailureClass.FLAKE and context is not None and flaked is None:
-            pr.flaked[context] = Flaked(attempt.stage, attempt.source)
+        if outcome.failure_class is FailureClass.AGENT and attempt.account is not None:
+            pr.aborted += 1
+            return
+        first = flaked is None or flaked.unjudged
+        if outcome.failure_class is FailureClass.FLAKE and context is not None and first:
+            pr.flaked[context] = Flaked(attempt.stage if flaked is None else flaked.stage, attempt.source)
             self.again[pr.issue_number] = None
             return
         if context is not None:
             self.refute(context, pr)
         if made_here:
             pr.generations += 1
+
+    def keep_unjudged(self, pr: PrRecord, attempt: InFlight, context: str | None) -> None:
+        """What a session made has no verdict, for the infrastructure failed: it is tried before another is paid for."""
+        known = attempt.account is None or context == attempt.context or context in pr.tried or context in self.revoked
+        if context is not None and not known and context not in pr.flaked:
+            pr.flaked[context] = Flaked(attempt.stage, attempt.source, unjudged=True)
+            self.again[pr.issue_number] = None
 
     def forget_refutations(self, pr: PrRecord) -> None:
         """Forgets what was refuted on a pull request that is worked on anew."""

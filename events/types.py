@@ -18,18 +18,39 @@ from __future__ import annotations
 
 import msgspec
 
+from events.base_event import BaseEvent
+from events.governor_events import (
+    Account,
+    AccountPaused,
+    AccountProbed,
+    AccountReopened,
+    AccountsConfigured,
+    Budget,
+    BudgetReached,
+    GovernorClaimed,
+    GovernorEvent,
+    Lease,
+    LeasesExpired,
+    LeasesGranted,
+    LeasesReleased,
+    UsageCounted,
+)
 from events.work import (
     Admission,
     CascadePolicy,
     FailureClass,
     ImportedContext,
     Outcome,
+    SessionReport,
     Stage,
     VerificationRules,
 )
 
 __all__ = [
     "Account",
+    "AccountPaused",
+    "AccountProbed",
+    "AccountReopened",
     "AccountsConfigured",
     "Admission",
     "AttemptFailed",
@@ -37,6 +58,8 @@ __all__ = [
     "AttemptRateLimited",
     "AttemptStarted",
     "AttemptSucceeded",
+    "Budget",
+    "BudgetReached",
     "CacheHit",
     "ContextRevoked",
     "ContextsImported",
@@ -66,24 +89,21 @@ __all__ = [
     "SweepEvent",
     "SweepRunEnded",
     "SweepRunStarted",
+    "UsageCounted",
 ]
-
-
-class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Base of all events. Without cycles, so the garbage collector need not look at a million of them in a replay."""
 
 
 # ---------------------------------------------------------------- repository:OWNER/REPO
 
 
-class RepositoryClaimed(_Event, frozen=True):
+class RepositoryClaimed(BaseEvent, frozen=True):
     """A repository actor took this stream over; what an earlier incarnation still appends is refused."""
 
     incarnation: str
     sweep: str
 
 
-class PullRequestsAdmitted(_Event, frozen=True):
+class PullRequestsAdmitted(BaseEvent, frozen=True):
     """Pull requests joined the timeline, or joined it anew with other inputs or rules."""
 
     sweep: str
@@ -92,13 +112,13 @@ class PullRequestsAdmitted(_Event, frozen=True):
     pull_requests: list[Admission]
 
 
-class ContextsImported(_Event, frozen=True):
+class ContextsImported(BaseEvent, frozen=True):
     """What the build-context cache knew of this repository and this stream did not."""
 
     contexts: list[ImportedContext]
 
 
-class StageEntered(_Event, frozen=True):
+class StageEntered(BaseEvent, frozen=True):
     """A pull request moved on to a stage that runs nothing itself (``check_cache``, ``find_similar``).
 
     ``others``: further pull requests that did the same at the same moment for the same reason.
@@ -110,7 +130,7 @@ class StageEntered(_Event, frozen=True):
     others: list[int] = msgspec.field(default_factory=list)
 
 
-class CacheHit(_Event, frozen=True):
+class CacheHit(BaseEvent, frozen=True):
     """A context is already verified for exactly this pull request, under these rules: nothing is built again.
 
     ``tests``: the ``tests`` blob of the attempt that verified it, if that is known.
@@ -123,7 +143,7 @@ class CacheHit(_Event, frozen=True):
     tests: str | None = None
 
 
-class PullRequestHeld(_Event, frozen=True):
+class PullRequestHeld(BaseEvent, frozen=True):
     """A pull request waits for an attempt in flight whose result may serve it.
 
     ``others``: further pull requests that wait for the same attempt from the same moment on.
@@ -135,7 +155,7 @@ class PullRequestHeld(_Event, frozen=True):
     others: list[int] = msgspec.field(default_factory=list)
 
 
-class LeaseAwaited(_Event, frozen=True):
+class LeaseAwaited(BaseEvent, frozen=True):
     """A pull request waits for agent capacity. ``until``: the reset time in POSIX seconds, if one is known."""
 
     issue_number: int
@@ -143,8 +163,11 @@ class LeaseAwaited(_Event, frozen=True):
     until: float | None = None
 
 
-class AttemptStarted(_Event, frozen=True):
-    """The intent of one attempt, durable before any of its effects. Everything it makes carries ``attempt_id``."""
+class AttemptStarted(BaseEvent, frozen=True):
+    """The intent of one attempt, durable before any of its effects. Everything it makes carries ``attempt_id``.
+
+    Of a session, ``agent`` is the backend, ``account`` whose slot it uses, and ``agent_lease`` the lease on that.
+    """
 
     attempt_id: str
     issue_number: int
@@ -153,6 +176,8 @@ class AttemptStarted(_Event, frozen=True):
     lease: str
     runner: str
     agent: str | None = None
+    account: str | None = None
+    agent_lease: str | None = None
     context: str | None = None
     """What is tried; for ``llm_generate``, what the session starts from."""
     source: int | None = None
@@ -160,7 +185,7 @@ class AttemptStarted(_Event, frozen=True):
     reason: str = ""
 
 
-class AttemptSucceeded(_Event, frozen=True):
+class AttemptSucceeded(BaseEvent, frozen=True):
     """A context was verified on this pull request."""
 
     attempt_id: str
@@ -169,7 +194,7 @@ class AttemptSucceeded(_Event, frozen=True):
     outcome: Outcome
 
 
-class AttemptFailed(_Event, frozen=True):
+class AttemptFailed(BaseEvent, frozen=True):
     """An attempt ended without a verified context. ``retry_at`` (POSIX seconds) is set for infra failures only."""
 
     attempt_id: str
@@ -178,17 +203,25 @@ class AttemptFailed(_Event, frozen=True):
     retry_at: float | None = None
 
 
-class AttemptRateLimited(_Event, frozen=True):
-    """An agent's account was exhausted; costs no attempt. ``reset_at``: POSIX seconds, if the agent told."""
+class AttemptRateLimited(BaseEvent, frozen=True):
+    """An agent's account was exhausted; costs no attempt. ``reset_at``: POSIX seconds, if the agent told.
+
+    ``at``: when this was taken in, in POSIX seconds; ``session``: what was used until then.
+    """
 
     attempt_id: str
     issue_number: int
     account: str
     message: str
     reset_at: float | None = None
+    at: float = 0.0
+    context: str | None = None
+    """What the agent had left by then."""
+    session: SessionReport | None = None
+    blobs: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class AttemptInterrupted(_Event, frozen=True):
+class AttemptInterrupted(BaseEvent, frozen=True):
     """An attempt's processes ended before its verdict; what it left behind was looked for and ended.
 
     ``retry_at`` (POSIX seconds) is set when its runner died under it: what kills runners is tried later and later.
@@ -199,9 +232,10 @@ class AttemptInterrupted(_Event, frozen=True):
     reason: str
     retry_at: float | None = None
     blobs: dict[str, str] = msgspec.field(default_factory=dict)
+    session: SessionReport | None = None
 
 
-class NeighboursQueued(_Event, frozen=True):
+class NeighboursQueued(BaseEvent, frozen=True):
     """A success put its neighbours into the cascade queue, nearest first."""
 
     source: int
@@ -209,7 +243,7 @@ class NeighboursQueued(_Event, frozen=True):
     reason: str
 
 
-class PullRequestFailed(_Event, frozen=True):
+class PullRequestFailed(BaseEvent, frozen=True):
     """Nothing is left to try on this pull request."""
 
     issue_number: int
@@ -218,7 +252,7 @@ class PullRequestFailed(_Event, frozen=True):
     failure_class: FailureClass | None = None
 
 
-class PullRequestReopened(_Event, frozen=True):
+class PullRequestReopened(BaseEvent, frozen=True):
     """A finished pull request is to be worked on again."""
 
     issue_number: int
@@ -226,7 +260,7 @@ class PullRequestReopened(_Event, frozen=True):
     reason: str
 
 
-class ContextRevoked(_Event, frozen=True):
+class ContextRevoked(BaseEvent, frozen=True):
     """A context is not to be trusted any more, nor is what was made from it: none of them is used again here.
 
     ``contexts``: itself, and those that descend from it and were not revoked before. ``issue_numbers``: the pull
@@ -263,7 +297,7 @@ RepositoryEvent = (
 # ---------------------------------------------------------------- attempt:ID
 
 
-class OutcomeReported(_Event, frozen=True):
+class OutcomeReported(BaseEvent, frozen=True):
     """A runner's outcome, durable before anybody is told: it survives the death of whoever waits for it."""
 
     attempt_id: str
@@ -281,7 +315,7 @@ class RepositoryRows(msgspec.Struct, frozen=True, kw_only=True):
     pull_requests: int
 
 
-class SweepDefined(_Event, frozen=True):
+class SweepDefined(BaseEvent, frozen=True):
     """A sweep came to be, or was defined anew: from a timeline of this digest, under these rules and this policy."""
 
     sweep: str
@@ -291,13 +325,13 @@ class SweepDefined(_Event, frozen=True):
     policy: CascadePolicy
 
 
-class RepositoriesAdmitted(_Event, frozen=True):
+class RepositoriesAdmitted(BaseEvent, frozen=True):
     """Repositories joined a sweep, or joined it anew with other rows."""
 
     repositories: list[RepositoryRows]
 
 
-class SweepRunStarted(_Event, frozen=True):
+class SweepRunStarted(BaseEvent, frozen=True):
     """A driver began, or went on with, a sweep."""
 
     run: str
@@ -306,13 +340,13 @@ class SweepRunStarted(_Event, frozen=True):
     workers: int
 
 
-class RepositoryActivated(_Event, frozen=True):
+class RepositoryActivated(BaseEvent, frozen=True):
     """A repository got its actor."""
 
     repository: str
 
 
-class RepositoryRetired(_Event, frozen=True):
+class RepositoryRetired(BaseEvent, frozen=True):
     """A repository has nothing left to do; its actor ended. The counts are of its pull requests."""
 
     repository: str
@@ -321,7 +355,7 @@ class RepositoryRetired(_Event, frozen=True):
     unreached: int
 
 
-class SweepRunEnded(_Event, frozen=True):
+class SweepRunEnded(BaseEvent, frozen=True):
     """A run ended in order. ``how``: ``finished``, ``interrupted``, ``environment`` or ``failed``."""
 
     run: str
@@ -332,59 +366,5 @@ class SweepRunEnded(_Event, frozen=True):
 SweepEvent = (
     SweepDefined | RepositoriesAdmitted | SweepRunStarted | RepositoryActivated | RepositoryRetired | SweepRunEnded
 )
-
-# ---------------------------------------------------------------- governor
-
-
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """Something of which a limited number can be used at once: an agent's account, or the runners (``docker``)."""
-
-    name: str
-    slots: int
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """The right to use one slot of an account. ``expires_at``: POSIX seconds, unless its holder renews it."""
-
-    lease_id: str
-    account: str
-    slot: int
-    holder: str
-    expires_at: float
-
-
-class GovernorClaimed(_Event, frozen=True):
-    """A governor took the stream over; an earlier incarnation can grant nothing more. ``run``: its driver's run."""
-
-    incarnation: str
-    run: str = ""
-
-
-class AccountsConfigured(_Event, frozen=True):
-    """The accounts and their slots from now on."""
-
-    accounts: list[Account]
-
-
-class LeasesGranted(_Event, frozen=True):
-    """Slots were given to holders."""
-
-    leases: list[Lease]
-
-
-class LeasesReleased(_Event, frozen=True):
-    """Holders gave slots back."""
-
-    lease_ids: list[str]
-
-
-class LeasesExpired(_Event, frozen=True):
-    """Holders stopped renewing; their slots are free again."""
-
-    lease_ids: list[str]
-    reason: str = ""
-
-
-GovernorEvent = GovernorClaimed | AccountsConfigured | LeasesGranted | LeasesReleased | LeasesExpired
 
 Event = RepositoryEvent | SweepEvent | GovernorEvent | OutcomeReported

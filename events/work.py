@@ -116,7 +116,9 @@ class VerificationRules(msgspec.Struct, frozen=True, kw_only=True):
 class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The knobs of a cascade (CONTRACTS.md section 1). Part of the log: a decision can be replayed under its policy.
 
-    ``stock_context`` is the digest of the stock template; ``generate`` tells whether any agent may be paid.
+    ``stock_context`` is the digest of the stock template; ``generate`` tells whether any agent may be paid. Of one pull
+    request: ``max_attempts`` sessions may fail, ``max_aborted`` may end without a verdict, ``rl_max_retries`` limits of
+    accounts are waited out, and ``race`` accounts work at once after a session has failed.
     """
 
     stock_context: str
@@ -127,6 +129,9 @@ class CascadePolicy(msgspec.Struct, frozen=True, kw_only=True):
     max_candidates: int = 6
     generate: bool = False
     max_attempts: int = 3
+    max_aborted: int = 2
+    rl_max_retries: int = 3
+    race: int = 1
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -204,10 +209,10 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What one session of a coding agent did and used, as far as its CLI tells.
 
     ``ended``: a value of ``actors.agents.session.SessionReason`` (``completed``, ``rate_limited``, ``stalled``, …) or
-    ``no_scripts``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told. Tokens are those of
-    the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended before the CLI summed up,
-    and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none. ``verifications``: how often the agent
-    asked for a verdict while it worked.
+    ``no_scripts``, ``tamper``, ``disk``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told
+    that. Tokens are those of the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended
+    before the CLI summed up, and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none.
+    ``verifications``: how often the agent asked for a verdict while it worked.
     """
 
     account: str

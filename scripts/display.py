@@ -16,6 +16,8 @@ from rich.text import Text
 
 from actors.gateway import ClusterInfo
 from actors.supervisor import SweepProgress
+from events.account_views import all_paused_until
+from scripts.accounts import clock
 
 __all__ = ["STATES", "ProgressDisplay", "state_table"]
 
@@ -133,7 +135,7 @@ class ProgressDisplay:
             for attempt in one.running:
                 running.add_row(
                     f"{one.repository}#{attempt.issue_number}",
-                    attempt.stage,
+                    f"{attempt.stage} ({attempt.account})" if attempt.account else attempt.stage,
                     attempt.runner.rpartition(":")[2],
                     f"{max(0.0, now - attempt.since):.0f} s",
                 )
@@ -160,11 +162,22 @@ def _longest(progress: SweepProgress) -> str:
 
 
 def _troubles(progress: SweepProgress) -> list[str]:
-    return [
+    return _pauses(progress) + [
         f"{one.repository}: waits after infra failure {one.infra_streak} ({_short(one.infra_message) or 'see the log'})"
         for one in progress.active
         if one.infra_until > time.time()
     ]
+
+
+def _pauses(progress: SweepProgress) -> list[str]:
+    """Which accounts are paused until when; and if all are, that no session begins before the first of them."""
+    now = time.time()
+    paused = [one for one in progress.accounts if one.paused_until is not None and one.paused_until > now]
+    first = all_paused_until(progress.accounts, now)
+    lines = [f"all agents are paused until {clock(first)}; what needs none goes on"] if first is not None else []
+    for one in paused:
+        lines.append(f"{one.account} is paused until {clock(one.paused_until or 0.0)} ({_short(one.reason)})")
+    return lines
 
 
 def _total(repositories: dict[str, dict[str, int]]) -> dict[str, int]:

@@ -33,6 +33,7 @@ from actors.images.engine import Engine, filters_system_calls, node_of
 from actors.images.rootfs import apt_mirror
 from actors.settings import Settings, load_settings
 from events.errors import EnvironmentNotReady, HeadraceError, InfraError, SettingError
+from scripts.agent_checks import agent_findings
 from scripts.doctor_supabase import look_at_supabase
 from scripts.findings import GIB, Finding, Levels, Status, amount, fail, ok, warn
 
@@ -88,7 +89,8 @@ def diagnose(settings: Settings, *, store: str = DEFAULT_STORE, engine: Engine |
         _open_files,
         lambda: _ca_bundle(settings),
     ]
-    return [finding for check in checks if (finding := check()) is not None]
+    findings = [finding for check in checks if (finding := check()) is not None]
+    return [*findings, *agent_findings(settings.agents)]
 
 
 def engine_problem(settings: Settings) -> str | None:

@@ -13,7 +13,7 @@ from events.repository_state import RepositoryState
 from events.sweep import SweepState
 from events.work import FailureClass
 from scripts.reading import open_sweep, read_repository, read_sweep
-from scripts.running import RunChoices, run_and_report, sweep_options, wait_for_lock
+from scripts.running import RunChoices, refuse_forgotten_agents, run_and_report, sweep_options, wait_for_lock
 from scripts.writing import decide_and_record
 from store.opening import open_store
 
@@ -43,6 +43,7 @@ def command(*, sweep: str, only: tuple[str, ...], named: tuple[str, ...], run: R
         chosen = _chosen(state, named)
         for name, asked_for in chosen.items():
             _refuse_strangers(read_repository(store.log, name), sweep, asked_for)
+    refuse_forgotten_agents(run, sweep, settings)
     wait_for_lock(run.store, sweep)
     count = 0
     with open_store(run.store, write=True, holder=f"retry {sweep}") as store:

@@ -16,15 +16,26 @@ from typing import Any
 import click
 import msgspec
 
+from actors.agent_options import accounts_from_option
 from actors.driver import RunOptions, StopSwitch, run_sweep
 from actors.settings import Settings, load_settings
 from events.errors import EnvironmentNotReady, InputError, LogLocked, StoreUrlError
 from events.work import PullRequest
+from scripts.accounts import read_governor
 from scripts.display import ProgressDisplay
-from scripts.summary import print_summary
+from scripts.reading import read_sweep
+from scripts.summary import count_undone, print_summary
 from store.opening import absolute_url, open_store
 
-__all__ = ["RunChoices", "check_store", "require_engine", "run_and_report", "sweep_options", "wait_for_lock"]
+__all__ = [
+    "RunChoices",
+    "check_store",
+    "refuse_forgotten_agents",
+    "require_engine",
+    "run_and_report",
+    "sweep_options",
+    "wait_for_lock",
+]
 
 
 LOCK_WAIT_S = 15.0
@@ -38,11 +49,16 @@ class RunChoices(msgspec.Struct, frozen=True, kw_only=True):
     config: Path | None
     workers: int | None
     dashboard: bool
+    agent: str | None = None
+    race: int | None = None
 
     def settings(self, overrides: Mapping[str, Mapping[str, object]] | None = None) -> Settings:
         """The settings of the run, options over environment over file."""
         own = {"workers": self.workers} if self.workers is not None else {}
-        return load_settings(self.config, overrides={**(overrides or {}), "sweep": own})
+        agents: dict[str, object] = {} if self.race is None else {"race": self.race}
+        if self.agent is not None:
+            agents["account"] = accounts_from_option(self.agent)
+        return load_settings(self.config, overrides={**(overrides or {}), "sweep": own, "agents": agents})
 
 
 def sweep_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -59,6 +75,12 @@ def sweep_options(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--config", type=click.Path(path_type=Path), help="Settings file; default: ./headrace.toml."),
         click.option("--workers", type=int, help="Work orders at once; default: one per CPU."),
         click.option("--dashboard/--no-dashboard", default=False, help="Start Ray's dashboard on 127.0.0.1."),
+        click.option(
+            "--agent",
+            help="Coding agents and their sessions at once, as claude:4,codex:2, with their usual credentials; none: "
+            "pay for no session. Default: the accounts of [[agents.account]] in the settings file, else none.",
+        ),
+        click.option("--race", type=int, help="Accounts at once on a pull request whose first session failed (1)."),
     ]
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), gathered)
 
@@ -67,6 +89,7 @@ def run_and_report(
     run: RunChoices, *, sweep: str, settings: Settings, rows: Sequence[PullRequest] | None, timeline: str
 ) -> int:
     """Runs a sweep with progress and signals, prints its summary, and returns the exit code."""
+    refuse_forgotten_agents(run, sweep, settings)
     if run.address is None:
         require_engine(settings)
     wait_for_lock(run.store, sweep)
@@ -80,12 +103,37 @@ def run_and_report(
     failed = print_summary(store=run.store, sweep=sweep)
     if progress.phase == "finished":
         return 1 if failed else 0
-    click.echo(f"Resume with: headrace resume {shlex.quote(sweep)} --store {shlex.quote(run.store)}", err=True)
+    again = f"headrace resume {shlex.quote(sweep)} --store {shlex.quote(run.store)}"
+    again += f" --agent {shlex.quote(run.agent)}" if run.agent is not None else ""
+    if progress.phase == "budget":
+        undone = count_undone(store=run.store, sweep=sweep)
+        click.echo(f"{progress.message}: {undone} pull request{'s' * (undone != 1)} left undone.", err=True)
+        click.echo(f"See to it ([agents] in the settings file; `headrace doctor`), and go on with: {again}", err=True)
+        return 1
+    click.echo(f"Resume with: {again}", err=True)
     if progress.phase == "interrupted":
         return 130
     if progress.phase == "environment":
         raise EnvironmentNotReady(f"{progress.message}; mend it (`headrace doctor`), then resume")
     raise EnvironmentNotReady(f"the run stopped: {progress.message}; the log is intact, resume it")
+
+
+def refuse_forgotten_agents(run: RunChoices, sweep: str, settings: Settings) -> None:
+    """Raises ``InputError`` if a sweep had agents and nobody says what is to be of them: without, its pull requests
+    would be given up."""
+    if run.agent is not None or settings.agents.account:
+        return
+    try:
+        with open_store(run.store, write=False) as store:
+            defined = read_sweep(store.log, sweep).defined
+            known = ",".join(f"{one.agent}:{one.slots}" for one in read_governor(store.log).agents())
+    except InputError:
+        return  # no such store yet
+    if defined is not None and defined.policy.generate:
+        raise InputError(
+            f"sweep {sweep} was run with coding agents{f' ({known})' if known else ''}; name them again with --agent, "
+            f"or go on without any with --agent none"
+        )
 
 
 def check_store(url: str) -> None:

@@ -59,6 +59,7 @@ install_packages() {
         have iptables || missing+=(iptables)
     fi
     [[ -z "$extras" ]] || have ip || missing+=(iproute2)
+    [[ -z "$extras" ]] || have bwrap || missing+=(bubblewrap)
     [[ -z "$extras" ]] || have_postgres || missing+=(postgresql) # the tests start servers of their own
     if ! have debootstrap; then
         if [[ -n "$answering" ]] && ((EUID != 0)); then

@@ -15,6 +15,7 @@ from rich.text import Text
 from events.pull_request import PrState
 from events.repository_state import RepositoryState
 from events.sweep import SweepState
+from scripts.accounts import AccountLine, account_lines, account_table, read_governor
 from scripts.display import state_table
 from scripts.reading import open_sweep, read_repository
 from store.blobs import BlobStore, FileBlobs
@@ -43,7 +44,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
 
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``last_run_ended``: how, or that it runs or was killed; ``revoked``: contexts that
-    are out of use and why, by repository."""
+    are out of use and why, by repository; ``accounts``: of coding agents, as this log had them last."""
 
     sweep: str
     store: str
@@ -55,6 +56,7 @@ class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     running: list[AttemptView]
     failed: list[AttemptView]
     revoked: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
+    accounts: list[AccountLine] = msgspec.field(default_factory=list)
 
 
 @click.command()
@@ -63,7 +65,7 @@ class SweepView(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (with --watch: one a line, when it changes).")
 def command(sweep: str, store: str, watch: bool, as_json: bool) -> int:
-    """Shows how SWEEP stands: pull requests by state, running attempts, and why the failed ones failed."""
+    """Shows how SWEEP stands: pull requests by state, agents' accounts, running attempts, why failed ones failed."""
     view = _view(store, sweep)
     if as_json:
         _print_json(view)
@@ -126,6 +128,7 @@ def _view(url: str, sweep: str) -> SweepView:
             running=running,
             failed=failed,
             revoked=revoked,
+            accounts=account_lines(read_governor(store.log), sweep=sweep, now=time.time()),
         )
 
 
@@ -185,6 +188,8 @@ def _attempt_view(one: AttemptRow, reason: str, blobs: BlobStore) -> AttemptView
 def _picture(view: SweepView) -> Group:
     title = f"sweep {view.sweep} ({view.timeline}); last run: {view.last_run_ended}"
     parts: list[Table | Text] = [state_table(view.repositories, title=title)]
+    if view.accounts:
+        parts.append(account_table(view.accounts))
     if view.running:
         table = Table(title="running attempts", title_justify="left")
         for column in ("pull request", "stage", "why"):

@@ -9,6 +9,7 @@ import msgspec
 
 from events.errors import InputError
 from scripts.store_copy import copy
+from scripts.store_import import register
 from scripts.store_migrate import migrate
 from scripts.store_rebuild import rebuild
 from store.log import EventLog
@@ -47,6 +48,9 @@ def command() -> None:
 
 for _subcommand in (migrate, copy, rebuild):
     command.add_command(_subcommand)
+
+
+register(command)
 
 
 @command.command("prune")

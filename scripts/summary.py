@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from events.pull_request import PrState
+from events.pull_request import FINISHED, PrState
 from events.records import PrRecord
+from scripts.accounts import account_lines, account_table, read_governor
 from scripts.reading import open_sweep, read_repository
 from store.read_models import AttemptRow, AttemptState
 
-__all__ = ["print_summary"]
+__all__ = ["count_undone", "print_summary"]
 
 SHOWN_FAILURES = 40
 
@@ -33,11 +35,14 @@ def print_summary(*, store: str, sweep: str) -> int:
                 if pr.state is PrState.FAILED:
                     failures.append((f"{name}#{pr.issue_number}", pr))
         attempts = opened.models.attempts(sweep=sweep)
+        accounts = account_lines(read_governor(opened.log), sweep=sweep, now=time.time())
     for one in attempts:
         if one.state is AttemptState.SUCCEEDED:
             ways[one.stage] += 1
     console.print(_outcomes(states, ways, sweep))
     console.print(_work(attempts))
+    if accounts:
+        console.print(account_table(accounts))
     if failures:
         console.print(_failures(failures))
     at = shlex.quote(store)
@@ -50,6 +55,13 @@ def print_summary(*, store: str, sweep: str) -> int:
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     return len(failures)
+
+
+def count_undone(*, store: str, sweep: str) -> int:
+    """How many pull requests of a sweep were reached and are not finished."""
+    with open_sweep(store, sweep) as (opened, state):
+        found = (pr for name in state.repositories for pr in read_repository(opened.log, name).of_sweep(sweep))
+        return sum(pr.reached and pr.state not in FINISHED for pr in found)
 
 
 def _outcomes(states: Counter[str], ways: Counter[str], sweep: str) -> Table:

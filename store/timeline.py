@@ -27,6 +27,7 @@ from events.work import PullRequest
 __all__ = [
     "check_env_payload",
     "check_python_version",
+    "checked_row",
     "format_moment",
     "locate",
     "parse_env_payload",
@@ -190,6 +191,15 @@ def check_python_version(version: str | None) -> str | None:
     return None if PYTHON_VERSION.fullmatch(version) else f"{version!r} does not have the form '3.11'"
 
 
+def checked_row(raw: Mapping[str, object], *, source: str, line: int | None = None) -> PullRequest:
+    """A pull request that comes from no timeline, checked as a row of one; ``source`` is what messages name.
+
+    Raises:
+        TimelineError: a field is missing, or its value cannot be used.
+    """
+    return _checked_row(raw, file=source, line=line)
+
+
 def parse_moment(text: str) -> datetime:
     """A moment from ISO 8601, in UTC; one without a zone is in UTC already.
 
@@ -269,7 +279,7 @@ def _unreadable(file: str, reason: str, exc: Exception) -> NoReturn:
     raise TimelineError(path=file, problem=f"cannot be read ({reason})", remedy="name a readable file") from exc
 
 
-def _checked_row(raw: Mapping[str, object], *, file: str, line: int) -> PullRequest:
+def _checked_row(raw: Mapping[str, object], *, file: str, line: int | None) -> PullRequest:
     given = {name: value for name, value in raw.items() if value is not None}
     if isinstance(given.get("env_payload"), dict | list):
         given["env_payload"] = msgspec.json.encode(given["env_payload"]).decode()
@@ -296,7 +306,7 @@ def _checked_row(raw: Mapping[str, object], *, file: str, line: int) -> PullRequ
     )
 
 
-def _bad_shape(message: str, *, file: str, line: int, exc: Exception) -> NoReturn:
+def _bad_shape(message: str, *, file: str, line: int | None, exc: Exception) -> NoReturn:
     missing = MISSING.search(message)
     if missing:
         raise TimelineError(

@@ -19,26 +19,30 @@ import msgspec
 from actors.runner import WorkbenchFactory
 from actors.settings import Settings
 from actors.templates import stock_context
-from events.work import FailureClass, Metrics, Outcome, TestCounts, WorkOrder
+from events.work import FailureClass, Metrics, Outcome, SessionReport, Stage, TestCounts, WorkOrder
 from store.blobs import BlobStore
 
 
 class Script(msgspec.Struct, kw_only=True):
-    """``refuse``: pull requests that no context builds. ``seconds``: how long an order takes. ``infra_until``: POSIX
-    seconds before which every order is an infra failure."""
+    """``refuse``: pull requests that no context builds; ``hard``: those that the template does not build, though what a
+    session makes does. ``seconds``: how long an order takes. ``infra_until``: POSIX seconds before which every order is
+    an infra failure. ``limits``: accounts that are exhausted, and until when (POSIX seconds)."""
 
     seconds: float = 0.05
     refuse: list[str] = msgspec.field(default_factory=list)
+    hard: list[str] = msgspec.field(default_factory=list)
+    limits: dict[str, float] = msgspec.field(default_factory=dict)
     infra_until: float = 0.0
 
 
 class JournalLine(msgspec.Struct, kw_only=True):
-    """``what``: ``began`` or ``ended``."""
+    """``what``: ``began`` or ``ended``; ``account``: of a session."""
 
     what: str
     attempt_id: str
     pull_request: str
     pid: int
+    account: str | None = None
 
 
 class ScriptedWorkbench:
@@ -57,9 +61,16 @@ class ScriptedWorkbench:
 
     def _outcome(self, order: WorkOrder, script: Script, *, cancelled: bool) -> Outcome:
         name = order.pull_request.name
-        context = order.context or stock_context().digest
+        context, stock = order.context or stock_context().digest, stock_context().digest
+        session = self._session(order, script) if order.stage is Stage.LLM_GENERATE else None
+        if session is not None:
+            context = self._blobs.put(f"context of {order.attempt_id}".encode())
         failure = FailureClass.RECIPE if name in script.refuse else None
+        if name in script.hard and context == stock:
+            failure = FailureClass.RECIPE
         message = "refused by the script" if failure else "verified by the script"
+        if session is not None and session.ended == "rate_limited":
+            failure, message = FailureClass.AGENT, session.message
         if time.time() < script.infra_until:
             failure, message = FailureClass.INFRA, "the scripted engine is away"
         if cancelled:
@@ -76,6 +87,23 @@ class ScriptedWorkbench:
             metrics=Metrics(build_s=0.0, test_s=script.seconds),
             blobs={"test_log": self._blobs.put(f"log of {order.attempt_id}".encode())},
             cancelled=cancelled,
+            session=session,
+        )
+
+    def _session(self, order: WorkOrder, script: Script) -> SessionReport:
+        account = order.account or ""
+        reset_at = script.limits.get(account, 0.0)
+        limited = time.time() < reset_at
+        return SessionReport(
+            account=account,
+            agent=order.agent or "",
+            ended="rate_limited" if limited else "completed",
+            message="usage limit" if limited else "",
+            reset_at=reset_at if limited else None,
+            input_tokens=2400,
+            output_tokens=84,
+            cost_usd=0.016 if order.agent == "claude" else None,
+            wall_s=script.seconds,
         )
 
     def reap(self, *, log_id: str, keep: frozenset[str]) -> list[str]:
@@ -92,7 +120,9 @@ class ScriptedWorkbench:
 
     def _note(self, what: str, order: WorkOrder) -> None:
         name = order.pull_request.name
-        line = JournalLine(what=what, attempt_id=order.attempt_id, pull_request=name, pid=os.getpid())
+        line = JournalLine(
+            what=what, attempt_id=order.attempt_id, pull_request=name, pid=os.getpid(), account=order.account
+        )
         handle = os.open(self._folder / "journal.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(handle, msgspec.json.encode(line) + b"\n")

@@ -25,6 +25,7 @@ from events.pull_request import PrState
 from events.records import posix
 from events.repository import evolve
 from events.repository_state import RepositoryState
+from events.sessions import EndedSession
 from events.types import (
     Admission,
     AttemptStarted,
@@ -39,7 +40,7 @@ from events.types import (
     SweepRunEnded,
     SweepRunStarted,
 )
-from events.work import CascadePolicy, FailureClass, Level, Outcome, Stage, VerificationRules
+from events.work import CascadePolicy, FailureClass, Level, Outcome, SessionReport, Stage, VerificationRules
 from store.log import EventLog
 
 __all__ = ["Simulation", "Summary"]
@@ -97,6 +98,7 @@ class Simulation:
         self._queue: deque[tuple[str, int]] = deque()
         self._decided: dict[str, list[RepositoryEvent]] = {}
         self._sessions = self._verifications = 0
+        self._told: list[EndedSession] = []
         self._progress = progress
         self._totals = {"succeeded": 0, "failed": 0, "unreached": 0}
 
@@ -104,7 +106,7 @@ class Simulation:
         """Runs to the end, which is when every repository is drained."""
         self._begin()
         self._dispatch()
-        while self._ends or (self._states and self._slots.next_reset is not None):
+        while self._ends or (self._states and self._slots.next_opening(self._now) is not None):
             self._advance()
             self._dispatch()
         if self._states:
@@ -202,18 +204,20 @@ class Simulation:
     def _advance(self) -> None:
         """Jumps to the next moment at which something happens, and takes in all that ends then."""
         moments = [self._ends[0][0]] if self._ends else []
-        if self._slots.next_reset is not None:
-            moments.append(self._slots.next_reset)
+        opening = self._slots.next_opening(self._now)
+        if opening is not None:
+            moments.append(opening)
         self._now = min(moments)
-        if self._slots.reset(self._now):
+        if self._now == opening:
             self._hungry.update(dict.fromkeys(self._states))
-        ended = []
+        ended: list[AttemptStarted] = []
+        self._told = []
         while self._ends and self._ends[0][0] <= self._now:
             _, _, name, started = heapq.heappop(self._ends)
             ended.append(started)
             self._take_in(name, started)
         self._write_decided()
-        self._slots.release(ended, self._now)
+        self._slots.release(ended, self._told, self._now)
         if any(one.agent is not None for one in ended):
             self._hungry.update(dict.fromkeys(self._states))
 
@@ -224,6 +228,8 @@ class Simulation:
         command = TakeOutcome(attempt_id=started.attempt_id, outcome=outcome)
         events = decide(state, command, self._now)
         self._commit(name, events)
+        if started.attempt_id in state.sessions:
+            self._told.append(state.sessions[started.attempt_id])
         self._hungry[name] = None
         if self._kind == "windowed":
             if state.prs[number].state is PrState.FIND_SIMILAR:
@@ -238,7 +244,9 @@ class Simulation:
         if started.stage is Stage.LLM_GENERATE and started.agent is not None:
             session = state.prs[number].generations
             context = self._oracle.generates(state.repository, number, agent=started.agent, session=session)
-            return _made(context) if context is not None else _NOTHING_MADE
+            made = _VERIFIED if context is not None else _NOTHING_MADE
+            report = SessionReport(account=started.account or "", agent=started.agent, ended="completed")
+            return msgspec.structs.replace(made, context=context, session=report)
         context = started.context or ""
         return _VERIFIED if self._oracle.verifies(state.repository, number, context) else _REFUTED
 
@@ -246,7 +254,7 @@ class Simulation:
 
     def _dispatch(self) -> None:
         """Offers the free slots to the repositories in turn, until nobody takes any."""
-        offers = self._slots.offer()
+        offers = self._slots.offer(self._now)
         if self._kind == "windowed":
             self._work_off(offers)
         while offers and self._hungry and self._kind != "windowed":
@@ -302,14 +310,10 @@ class Simulation:
             evolve(state, event)
 
 
-def _made(context: str) -> Outcome:
-    return Outcome(verified=True, level=Level.TESTS, stage="tests", message="verified", context=context)
-
-
 _VERIFIED = Outcome(verified=True, level=Level.TESTS, stage="tests", message="verified")
 _REFUTED = Outcome(
     verified=False, level=Level.TESTS, stage="tests", failure_class=FailureClass.RECIPE, message="refuted"
 )
 _NOTHING_MADE = Outcome(
-    verified=False, level=Level.TESTS, stage="tests", failure_class=FailureClass.AGENT, message="the session failed"
+    verified=False, level=Level.TESTS, stage="tests", failure_class=FailureClass.RECIPE, message="the session failed"
 )

@@ -6,19 +6,19 @@ verification takes a worker. Leases are granted for what is used and released in
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from actors.simulation.journal import Journal
 from actors.simulation.world import World
 from events import governor
+from events.capacity import next_opening, room_of
 from events.commands import Slot
-from events.types import Account, AttemptStarted, GovernorClaimed, GovernorEvent, Lease, LeasesGranted
-from events.work import Stage
+from events.governor import RUNNERS
+from events.sessions import EndedSession
+from events.types import Account, AttemptStarted, Budget, GovernorClaimed, GovernorEvent, Lease, LeasesGranted
 
 __all__ = ["Offers", "Slots"]
 
-RUNNERS = "docker"
 RUNNER = "runner:"
 STREAM = "governor"
 
@@ -41,7 +41,14 @@ class Offers:
                 self._change(agent, -1)
             name = self._name()
             given.append(
-                Slot(attempt_id=f"a{name}", lease=f"l{name}", runner=f"{RUNNER}{self._free.pop()}", agent=agent)
+                Slot(
+                    attempt_id=f"a{name}",
+                    lease=f"l{name}",
+                    runner=f"{RUNNER}{self._free.pop()}",
+                    agent=agent,
+                    account=agent,
+                    agent_lease=f"l{name}-{agent}" if agent is not None else None,
+                )
             )
         return given
 
@@ -70,28 +77,27 @@ class Slots:
         self._state = governor.GovernorState()
         self._free = dict.fromkeys(range(world.workers - 1, -1, -1))
         self._free_of = {one.name: list(range(one.slots - 1, -1, -1)) for one in world.agents}
-        self._starts: dict[str, deque[float]] = {one.name: deque() for one in world.agents}
         self._granted: list[Lease] = []
         self._leases: dict[str, list[Lease]] = {}
         self._offered = 0
-        self.next_reset: float | None = None
 
     def configure(self, now: float) -> None:
-        """Records the accounts."""
+        """Records the accounts; the limit of one is the budget that it has in any window."""
         accounts = [Account(name=RUNNERS, slots=self._world.workers)]
-        accounts += [Account(name=one.name, slots=one.slots) for one in self._world.agents]
+        for one in self._world.agents:
+            budget = Budget(sessions=one.limit.sessions) if one.limit is not None else Budget()
+            window_s = one.limit.per_seconds if one.limit is not None else 0.0
+            accounts.append(Account(name=one.name, slots=one.slots, agent=one.name, budget=budget, window_s=window_s))
         self._record([GovernorClaimed(incarnation="simulation"), *governor.configure(self._state, accounts)], now)
 
-    def offer(self) -> Offers:
+    def offer(self, now: float) -> Offers:
         """Every free worker as a slot, and the sessions that each agent may start now."""
-        rooms = {}
-        for one in self._world.agents:
-            room = len(self._free_of[one.name])
-            if one.limit is not None:
-                room = min(room, one.limit.sessions - len(self._starts[one.name]))
-            if room > 0:
-                rooms[one.name] = room
-        return Offers(list(self._free), rooms, self._name)
+        rooms = {one.name: room_of(self._state, one, now) for one in self._state.agents()}
+        return Offers(list(self._free), {name: room for name, room in rooms.items() if room > 0}, self._name)
+
+    def next_opening(self, now: float) -> float | None:
+        """When an exhausted account may start a session again; ``None`` while no account is exhausted."""
+        return next_opening(self._state, now)
 
     def _name(self) -> str:
         self._offered += 1
@@ -102,13 +108,19 @@ class Slots:
         slot = int(started.runner.removeprefix(RUNNER))
         del self._free[slot]
         leases = [Lease(lease_id=started.lease, account=RUNNERS, slot=slot, holder=holder, expires_at=now)]
-        agent = started.agent
-        if agent is not None and started.stage is Stage.LLM_GENERATE:
-            place = self._free_of[agent].pop()
+        if started.account is not None and started.agent_lease is not None:
             leases.append(
-                Lease(lease_id=f"{started.lease}-{agent}", account=agent, slot=place, holder=holder, expires_at=now)
+                Lease(
+                    lease_id=started.agent_lease,
+                    account=started.account,
+                    slot=self._free_of[started.account].pop(),
+                    holder=holder,
+                    expires_at=now,
+                    issue_number=started.issue_number,
+                    attempt_id=started.attempt_id,
+                    granted_at=now,
+                )
             )
-            self._count(agent, now)
         self._leases[started.attempt_id] = leases
         self._granted += leases
 
@@ -118,41 +130,17 @@ class Slots:
             granted, self._granted = self._granted, []
             self._record([LeasesGranted(leases=granted)], now)
 
-    def release(self, ended: Sequence[AttemptStarted], now: float) -> None:
-        """Frees the slots of attempts that have ended."""
+    def release(self, ended: Sequence[AttemptStarted], sessions: Sequence[EndedSession], now: float) -> None:
+        """Frees the slots of attempts that have ended, and counts the ends of sessions."""
         leases = [lease for one in ended for lease in self._leases.pop(one.attempt_id)]
         for lease in leases:
             if lease.account == RUNNERS:
                 self._free[lease.slot] = None
             else:
                 self._free_of[lease.account].append(lease.slot)
+        for one in sessions:
+            self._record(governor.end_session(self._state, one, now=now, pauses=governor.Pauses()), now)
         self._record(governor.release(self._state, [one.lease_id for one in leases]), now)
-
-    def reset(self, now: float) -> bool:
-        """Forgets sessions that an account's limit no longer counts; whether there were any."""
-        found = False
-        self.next_reset = None
-        for one in self._world.agents:
-            starts = self._starts[one.name]
-            while one.limit is not None and starts and starts[0] + one.limit.per_seconds <= now:
-                starts.popleft()
-                found = True
-        self._find_reset()
-        return found
-
-    def _count(self, agent: str, now: float) -> None:
-        if any(one.name == agent and one.limit is not None for one in self._world.agents):
-            self._starts[agent].append(now)
-            self._find_reset()
-
-    def _find_reset(self) -> None:
-        """When an exhausted account may start a session again; ``None`` while no account is exhausted."""
-        moments = [
-            self._starts[one.name][0] + one.limit.per_seconds
-            for one in self._world.agents
-            if one.limit is not None and len(self._starts[one.name]) >= one.limit.sessions
-        ]
-        self.next_reset = min(moments, default=None)
 
     def _record(self, events: list[GovernorEvent], now: float) -> None:
         self._journal.record(STREAM, events, now)

@@ -66,6 +66,8 @@ def _start(
         lease=slot.lease,
         runner=slot.runner,
         agent=slot.agent if stage is Stage.LLM_GENERATE else None,
+        account=slot.account if stage is Stage.LLM_GENERATE else None,
+        agent_lease=slot.agent_lease if stage is Stage.LLM_GENERATE else None,
         context=context,
         source=source,
         reason=reason,

@@ -26,6 +26,7 @@ from actors.verifier.checks.allowed_plugins import allowed_names
 from actors.verifier.checks.environment import check_environment
 from actors.verifier.checks.origin import check_origin
 from actors.verifier.checks.provenance import check_provenance
+from actors.verifier.checks.requirements import missing
 from actors.verifier.checks.startup import check_startup
 from actors.verifier.checks.tools import check_channel, check_tools
 from actors.verifier.checks.tree import check_tree
@@ -36,6 +37,7 @@ from actors.verifier.defences import Defence, Finding
 from actors.verifier.image.image_files import ImageFiles
 from actors.verifier.image.installed import plugins, read_installed
 from actors.verifier.image.layers import ImageRefused, open_image
+from actors.verifier.image.layout import layout_of
 from actors.verifier.suite.commit import CommitTree
 from actors.verifier.suite.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
 from actors.verifier.suite.evidence import Functions, speaking, standing
@@ -67,7 +69,8 @@ SOLD = {
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of an inspection. ``findings``: by defence; ``plugins``: distributions that bring pytest plug-ins;
-    ``allowed``: those of them that may be loaded; ``genuine``: code that is known to be genuine and may be compiled."""
+    ``allowed``: those of them that may be loaded; ``genuine``: code that is known to be genuine and may be compiled;
+    ``not_installed``: distributions that the pull request requires and that are missing."""
 
     findings: list[Finding]
     distributions: list[str]
@@ -75,6 +78,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[str]
     allowed: list[str]
     genuine: list[Sources]
+    not_installed: list[str]
 
 
 class Inspection:
@@ -84,6 +88,8 @@ class Inspection:
         self._facts, self._tree, self._primary_root = facts, tree, primary_root
         self.plugins: list[str] = facts.plugins if every_plugin else facts.allowed
         """Distributions whose plug-ins pytest may load."""
+        self.not_installed = facts.not_installed
+        """Distributions that the pull request requires and that are missing."""
         self.genuine = facts.genuine
         """Code that is known to be genuine: see ``bytecode.py``."""
 
@@ -222,6 +228,7 @@ class Inspector:
             plugins=bringing,
             allowed=[name for name in bringing if name in named],
             genuine=genuine_sources(files, without={one.path for one in modules}),
+            not_installed=missing(request.env_payload or "", installed, version=layout_of(files).version),
         )
 
     def _kept(self, key: str) -> Facts | None:
@@ -247,7 +254,7 @@ class Inspector:
 
 
 def _refused(finding: Finding) -> Facts:
-    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[], genuine=[])
+    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[], genuine=[], not_installed=[])
 
 
 def _of(facts: Facts, defence: Defence) -> list[Finding]:

@@ -100,7 +100,8 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
         _keep(session, outcomes)
         trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
         if trial.applies(Defence.COLLECTION):
-            found = compare(expected.result(), _collected(run))
+            not_installed = subject.inspection.not_installed
+            found = compare(expected.result(), _collected(run), not_installed=not_installed)
             trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
     _complete(session, run)
     return _settled(session, subject, outcomes, _collected(run))

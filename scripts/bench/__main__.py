@@ -13,7 +13,7 @@ from loguru import logger
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench import append, opening, orchestration, replay, shared_store, simulation, verification, writer
+from scripts.bench import append, gather, opening, orchestration, replay, shared_store, simulation, verification, writer
 from scripts.bench.figures import Figure
 from scripts.bench.machine import describe
 from scripts.bench.options import Options
@@ -29,6 +29,7 @@ MODULES: Mapping[str, Callable[[Options], Sequence[Figure]]] = {
     "simulation": simulation.measure,
     "orchestration": orchestration.measure,
     "verification": verification.measure,
+    "gather": gather.measure,
 }
 """Every group of figures, and what measures it."""
 

@@ -14,13 +14,16 @@ from pathlib import Path
 import msgspec
 
 from actors.admission import rows_to_bytes
-from actors.settings import Settings, SweepSettings
+from actors.agent_settings import AgentSettings
+from actors.settings import CascadeSettings, Settings, SweepSettings
 from events import codec
+from events.decide import LOST
 from events.repository import fold
 from events.repository_state import RepositoryState
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
+    AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
     ContextRevoked,
@@ -38,7 +41,7 @@ DEADLINE_S = 180.0
 ACTORS = ("RepositoryHost", "AgentRunner", "RateLimitGovernor", "LogWriter", "SweepSupervisor")
 """The kinds of actors, as Ray titles their processes."""
 
-ENDS = (AttemptSucceeded, AttemptFailed, AttemptInterrupted)
+ENDS = (AttemptSucceeded, AttemptFailed, AttemptRateLimited, AttemptInterrupted)
 
 
 def rows(repositories: int, pull_requests: int) -> list[PullRequest]:
@@ -77,7 +80,11 @@ def check_events(events: list[tuple[str, Event]]) -> None:
     started = [one for _, one in events if isinstance(one, AttemptStarted)]
     ends = Counter(one.attempt_id for _, one in events if isinstance(one, ENDS))
     assert ends == Counter(one.attempt_id for one in started), "every attempt has one start and one end"
-    interrupted = {one.attempt_id for _, one in events if isinstance(one, AttemptInterrupted)}
+    interrupted = {
+        one.attempt_id
+        for _, one in events
+        if isinstance(one, AttemptInterrupted) and not one.reason.startswith(LOST)  # a race ends with its first verdict
+    }
     reported = {one.attempt_id for _, one in events if isinstance(one, OutcomeReported) and not one.outcome.cancelled}
     assert not interrupted & reported, "what has an outcome counts and is not repeated"
     verified: set[tuple[str, int]] = set()
@@ -94,12 +101,22 @@ class Sweep:
     """One sweep in a folder, run by as many processes after one another as a test likes."""
 
     def __init__(
-        self, folder: Path, *, pull_requests: list[PullRequest], script: Script, sweep: SweepSettings | None = None
+        self,
+        folder: Path,
+        *,
+        pull_requests: list[PullRequest],
+        script: Script,
+        sweep: SweepSettings | None = None,
+        agents: AgentSettings | None = None,
     ) -> None:
         self.folder = folder
         self.store = f"sqlite:///{folder}/log.db"
         (folder / "rows.jsonl").write_bytes(rows_to_bytes(pull_requests))
-        settings = Settings(sweep=sweep or SweepSettings(workers=2, drain_s=0.5))
+        settings = Settings(
+            sweep=sweep or SweepSettings(workers=2, drain_s=0.5),
+            cascade=CascadeSettings(rl_pause_jitter_s=0.0),
+            agents=agents or AgentSettings(),
+        )
         (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
         scripted(folder, script)
         self.process: subprocess.Popen[str] | None = None

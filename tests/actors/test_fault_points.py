@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors import faults
+from actors.agent_settings import AgentAccount, AgentSettings
 from tests.actors.harness import Sweep, rows
 from tests.scripted import Script
 
@@ -31,6 +32,12 @@ SWEEPS: tuple[dict[str, int], ...] = (
         "governor.granted": 2,
     },
     {"supervisor.run_started": 1, "supervisor.activated": 2, "supervisor.retired": 1},
+    {
+        "repository.leased_agent": 1,
+        "repository.before_telling": 1,
+        "governor.before_counting": 1,
+        "governor.counted": 1,
+    },
 )
 """The points that are reached together in one sweep, and the occurrence, in one process, at which it dies."""
 
@@ -43,7 +50,12 @@ def test_every_fault_point_has_its_sweep() -> None:
 def test_a_sweep_whose_processes_die_at_fault_points_ends_as_one_without(
     points: dict[str, int], tmp_path: Path
 ) -> None:
-    sweep = Sweep(tmp_path, pull_requests=rows(2, 6), script=Script(seconds=0.2, refuse=["o/r0#3"]))
+    script = Script(seconds=0.2, refuse=["o/r0#3"])
+    agents = AgentSettings()
+    if "governor.counted" in points:
+        script.hard = [f"o/r{repository}#{number}" for repository in range(2) for number in range(1, 7)]
+        agents = AgentSettings(account=[AgentAccount(name="claude", agent="claude", slots=2)])
+    sweep = Sweep(tmp_path, pull_requests=rows(2, 6), script=script, agents=agents)
     sweep.start(die_at=",".join(f"{point}:{occurrence}" for point, occurrence in points.items()))
     assert sweep.finish() == 0
     assert sorted(path.name for path in sweep.fired.iterdir()) == sorted(points), "every process died where it should"

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.admission import rows_to_bytes
+from actors.admission import imported, rows_to_bytes
 from actors.governor import RUNNERS, RateLimitGovernor
 from actors.log_client import LogClient, StreamWriter, new_event
 from actors.log_writer import LogWriter
-from actors.repository import Means, RepositoryActor, RepositoryConfig, _imported
+from actors.repository import Means, RepositoryActor, RepositoryConfig
 from actors.runner import AgentRunner, RunnerConfig
 from actors.settings import Settings
 from events import governor as governor_machine
@@ -192,7 +192,7 @@ def test_what_the_cache_knows_is_news_unless_it_is_revoked_or_known(tmp_path: Pa
         assert actor._is_news(msgspec.structs.replace(cached, issue_number=7))
         revoked = msgspec.structs.replace(cached, revoked_at=1.0, revoked_why="poisoned")
         assert actor._is_news(revoked)
-        await actor._decide(ImportContexts(contexts=[_imported(revoked)]))
+        await actor._decide(ImportContexts(contexts=[imported(revoked)]))
         assert actor._state.revoked == {cached.context: "poisoned"}
         assert not actor._is_news(revoked)
         assert not actor._is_news(msgspec.structs.replace(cached, issue_number=7))
@@ -205,7 +205,7 @@ def test_stopping_leaves_no_attempt_unmarked_whatever_is_under_way(tmp_path: Pat
         world = World(tmp_path, 4, Script(seconds=20.0))
         actor = await world.actor()
         living = asyncio.create_task(actor.live())
-        await until("it asks for a slot or has started", lambda: actor._acquiring is not None or actor._tasks != set())
+        await until("it asks for a slot or has started", lambda: actor._seeker.is_busy or actor._tasks != set())
         await actor.stop(0.0)
         assert not (await living).drained
 

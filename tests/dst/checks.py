@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from events import codec, governor, repository, sweep
+from events.decide import LOST
 from events.governor import GovernorState
 from events.repository_state import RepositoryState
 from events.sweep import RepositoryPhase, SweepState
 from events.types import AttemptInterrupted, AttemptStarted, AttemptSucceeded, Event, OutcomeReported
+from events.work import Stage
 from store.log import Append, Appended, RecordedEvent, Refused
 from store.memory import MemoryLog
 
@@ -48,15 +50,29 @@ class Observer:
             assert name in self.in_flight or outcome.cancelled, f"attempt {name} has its outcome after its end"
             self.reported[name] = not outcome.cancelled
 
+    def _joins(self, state: RepositoryState, event: AttemptStarted) -> None:
+        """Only sessions race on one pull request, after one has failed, each on an account of its own."""
+        others = [one for one in state.inflight.values() if one.issue_number == event.issue_number and not one.lost]
+        race = state.policy.race if state.policy is not None else 1
+        assert len(others) < max(1, race), f"PR {event.issue_number} is in {len(others) + 1} attempts at once"
+        for one in others:
+            assert one.stage is event.stage is Stage.LLM_GENERATE, "only sessions race"
+            assert one.account != event.account, f"two sessions on PR {event.issue_number} by {event.account}"
+            assert state.prs[event.issue_number].generations, "nobody races before one has failed"
+        if event.account is not None:
+            lease = self.governor.leases.get(event.agent_lease or "")
+            assert lease is None or (lease.account, lease.attempt_id) == (event.account, event.attempt_id)
+
     def _repository(self, name: str, event: Event) -> None:
         state = self.repositories.setdefault(name, RepositoryState(repository=name))
         if isinstance(event, AttemptStarted):
             assert event.attempt_id not in self.started, f"attempt {event.attempt_id} is started twice"
-            others = [one.attempt_id for one in state.inflight.values() if one.issue_number == event.issue_number]
-            assert not others, f"PR {event.issue_number} is in two attempts at once"
+            self._joins(state, event)
             self.started.add(event.attempt_id)
         if isinstance(event, AttemptInterrupted):
-            assert not self.reported.get(event.attempt_id), f"attempt {event.attempt_id} has an outcome that is lost"
+            lost = state.inflight[event.attempt_id].lost
+            assert lost or not self.reported.get(event.attempt_id), f"{event.attempt_id} has an outcome that is lost"
+            assert lost == event.reason.startswith(LOST), "who loses a race is said to"
             assert not self._running(event.attempt_id), f"attempt {event.attempt_id} still runs and is interrupted"
         before = dict(state.inflight)
         repository.evolve(state, event)  # type: ignore[arg-type]

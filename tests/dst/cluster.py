@@ -29,7 +29,7 @@ __all__ = ["Cluster", "Faults", "SimRef"]
 REPEATABLE = frozenset(
     {
         *("append", "read", "contexts_of", "put_blob", "get_blob", "has_blob"),
-        *("exchange", "renew", "give_back_all_but"),
+        *("exchange", "renew", "give_back_all_but", "ended", "news", "accounts", "attempts_of"),
         *(
             "perform",
             "outcome_of",

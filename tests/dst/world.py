@@ -19,74 +19,31 @@ from loguru import logger
 from actors import faults, ids, log_client, runner, supervisor
 from actors.admission import rows_to_bytes
 from actors.gateway import ActorFailed, ActorGone
-from actors.governor import RUNNERS, RateLimitGovernor
+from actors.governor import RUNNERS, RateLimitGovernor, Terms
 from actors.log_client import new_event
 from actors.log_writer import LogWriter
 from actors.runner import RunnerConfig
 from actors.settings import Settings
 from actors.supervisor import SupervisorConfig, SweepProgress, SweepSupervisor
 from events import codec
+from events.governor import Pauses
 from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined
-from events.work import CascadePolicy, FailureClass, Level, Outcome, PullRequest, VerificationRules, WorkOrder
+from events.work import FailureClass, Level, Outcome, PullRequest, Stage, VerificationRules, WorkOrder
 from store.blobs import MemoryBlobs
 from store.log import Append
 from store.opening import Store
 from tests.actors.harness import check_events
+from tests.dst.agents import Provider
 from tests.dst.checks import CheckedLog, Observer
 from tests.dst.cluster import Cluster, Faults, SimRef
 from tests.dst.loop import Process, SimEvent, VirtualLoop, current_process, sleep
-from tests.pull_requests import pull_request
+from tests.dst.scenario import STOCK, Scenario, draw_scenario
 
 __all__ = ["Run", "Scenario", "World", "run_seed"]
 
-STOCK = "5" * 64
 EPOCH_S = 1_600_000_000.0
 ENDS_AT_S = 20_000.0
 POLL_S = 0.3
-
-
-class Scenario(msgspec.Struct, frozen=True):
-    """What is swept: rows, those that no context builds, and how the workbench behaves.
-
-    The first verdict on those in ``flaky`` is a flake; the refused ones are refused as one of ``classes``.
-    """
-
-    rows: list[PullRequest]
-    refused: frozenset[str]
-    workers: int
-    max_active: int
-    hosts: int
-    seconds: float
-    infra: float
-    policy: CascadePolicy
-    flaky: frozenset[str] = frozenset()
-    classes: tuple[FailureClass, ...] = (FailureClass.RECIPE,)
-
-
-def _scenario(rng: random.Random) -> Scenario:
-    days = rng.choice([1, 10, 40])
-    rows = [
-        pull_request(
-            repository,
-            number,
-            created_at=f"2020-{1 + number * days // 30 % 12:02d}-{1 + number * days % 28:02d}T00:00:00Z",
-            seed=rng.random() < 0.7,
-        )
-        for repository in range(rng.randrange(1, 4))
-        for number in range(1, rng.randrange(2, 8))
-    ]
-    return Scenario(
-        rows=rows,
-        refused=frozenset(one.name for one in rows if rng.random() < 0.2),
-        workers=rng.randrange(1, 4),
-        max_active=rng.randrange(1, 4),
-        hosts=rng.randrange(1, 3),
-        seconds=rng.choice([0.05, 2.0, 60.0]),
-        infra=rng.choice([0.0, 0.0, 0.1]),
-        policy=CascadePolicy(stock_context=STOCK, neighbor_cap=rng.choice([1, 40])),
-        flaky=frozenset(one.name for one in rows if rng.random() < 0.2),
-        classes=(FailureClass.RECIPE, FailureClass.TIMEOUT, FailureClass.TAMPER),
-    )
 
 
 class Bench:
@@ -97,6 +54,9 @@ class Bench:
         self.began: Counter[str] = Counter()
         self.left: dict[str, Process] = {}
         self._seen: set[str] = set()
+        self._sessions: dict[str, str] = {}
+        agents = world.scenario.agents
+        self.provider = Provider(agents, world.clock, world.rng) if agents is not None else None
 
     def perform(self, order: WorkOrder, *, cancel: threading.Event) -> Outcome:
         attempt_id = order.attempt_id
@@ -108,9 +68,11 @@ class Bench:
             not others, f"{attempt_id} begins on {order.pull_request.name}'s runner, busy with {others}"
         )
         self.left[attempt_id] = current_process()
+        if order.stage is Stage.LLM_GENERATE:
+            return self._session(order, cancel)
         cancelled = cancel.wait(self._rng.uniform(0.5, 1.5) * self._world.scenario.seconds)
         torn = self.left.pop(attempt_id, None) is None
-        failure = self._verdict(order.pull_request.name)
+        failure = self._verdict(order.pull_request.name, order.context)
         if cancelled or torn or self._rng.random() < self._world.scenario.infra:
             failure = FailureClass.INFRA
         return Outcome(
@@ -123,10 +85,30 @@ class Bench:
             cancelled=cancelled,
         )
 
-    def _verdict(self, name: str) -> FailureClass | None:
+    def _session(self, order: WorkOrder, cancel: threading.Event) -> Outcome:
+        """A session of an agent; no account has more of them under way than slots."""
+        provider, account = self.provider, order.account
+        assert provider is not None
+        assert account is not None
+        self._sessions[order.attempt_id] = account
+        beside = [one for one, process in self.left.items() if process.alive and self._sessions.get(one) == account]
+        slots = self._world.observer.governor.accounts[account].slots
+        self._world.require(len(beside) <= slots, f"{len(beside)} sessions on {slots} slots of {account}: {beside}")
+        reset_at = provider.begin(account)
+        cancelled = cancel.wait(provider.seconds(reset_at))
+        torn = self.left.pop(order.attempt_id, None) is None
+        refused = self._rng.choice(self._world.scenario.classes)
+        hopeless = order.pull_request.name in self._world.scenario.refused
+        return provider.outcome(
+            order, reset_at=reset_at, refused=refused if hopeless else None, cancelled=cancelled or torn
+        )
+
+    def _verdict(self, name: str, context: str | None) -> FailureClass | None:
         """What the script says of a pull request; a first flake that is lost with its runner is not repeated."""
         scenario, first = self._world.scenario, name not in self._seen
         self._seen.add(name)
+        if scenario.agents is not None and context == STOCK and name in scenario.agents.hard:
+            return FailureClass.RECIPE
         if name in scenario.refused:
             return self._rng.choice(scenario.classes)
         return FailureClass.FLAKE if first and name in scenario.flaky else None
@@ -172,7 +154,7 @@ class World:
     ) -> None:
         self.seed, self.rng, self._show = seed, random.Random(seed), show  # noqa: S311 - replayable by intent
         self._digest = sha256()
-        self.scenario = _scenario(self.rng) if scenario is None else scenario
+        self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.loop = VirtualLoop(self.rng, ends_at=ENDS_AT_S)
         self.faults = Faults.drawn(self.rng) if given is None else msgspec.structs.replace(given)
         self.cluster = Cluster(self.loop, self.rng, self.faults, self.note)
@@ -294,7 +276,9 @@ class World:
 
     def _spawn_all(self) -> None:
         writer, governor = SimRef("log"), SimRef("governor")
-        accounts = [Account(name=RUNNERS, slots=self.scenario.workers)]
+        accounts, agents = [Account(name=RUNNERS, slots=self.scenario.workers)], self.scenario.agents
+        accounts += agents.accounts if agents is not None else []
+        terms = Terms(sweep="s", pauses=agents.pauses if agents is not None else Pauses())
         config = SupervisorConfig(
             log_id="l",
             sweep="s",
@@ -314,9 +298,10 @@ class World:
                 blob_root="",
                 workbench=lambda *_: self.bench,
             ),
+            agents={one.name: one.agent for one in accounts if one.agent},
         )
         self.cluster.spawn(lambda: LogWriter("sim:", "sweep s", self._store), "log")
-        self.cluster.spawn(lambda: RateLimitGovernor(writer, accounts, self.clock), "governor")
+        self.cluster.spawn(lambda: RateLimitGovernor(writer, accounts, self.clock, "", terms), "governor")
         self.cluster.spawn(lambda: SweepSupervisor(config, self.clock, self._spawn), "sweep:s")
 
     def _spawn(self, cls: type, *args: object, name: str, placement: object = None) -> SimRef:
@@ -340,8 +325,11 @@ class World:
             state = self.observer.repositories[row.repository]
             shown = state.shown_state(row.issue_number)
             wanted = "failed" if row.name in self.scenario.refused else "succeeded"
-            if row.seed or shown != "unreached":
+            unlucky = self.scenario.agents is not None and shown == "failed" and row.name in self.scenario.agents.hard
+            if (row.seed or shown != "unreached") and not unlucky:
                 assert shown == wanted, f"{row.name} is {shown}, not {wanted}"
+        ended = {one for state in self.observer.repositories.values() for one in state.sessions}
+        assert self.observer.governor.counted == ended, "every session is counted, and none twice"
         counts = self.observer.sweeps["s"].repositories
         for name, retired in counts.items():
             counted = self.observer.repositories[name].counts("s")

@@ -7,12 +7,17 @@ from msgspec.structs import replace
 from events import codec
 from events.types import (
     Account,
+    AccountPaused,
+    AccountProbed,
+    AccountReopened,
     AccountsConfigured,
     AttemptFailed,
     AttemptInterrupted,
     AttemptRateLimited,
     AttemptStarted,
     AttemptSucceeded,
+    Budget,
+    BudgetReached,
     CacheHit,
     ContextRevoked,
     ContextsImported,
@@ -39,8 +44,9 @@ from events.types import (
     SweepDefined,
     SweepRunEnded,
     SweepRunStarted,
+    UsageCounted,
 )
-from events.work import Check, FailureClass, Level, Metrics, Outcome, Stage, TestCounts
+from events.work import Check, FailureClass, Level, Metrics, Outcome, SessionReport, Stage, TestCounts
 from store.log import Append, EventLog, NewEvent
 from tests.events.worlds import RULES, STOCK, admission, policy
 
@@ -82,6 +88,108 @@ def _ready(number: int) -> list[tuple[str, Event]]:
     return [
         (REPOSITORY, StageEntered(issue_number=number, stage=Stage.CHECK_CACHE)),
         (REPOSITORY, StageEntered(issue_number=number, stage=Stage.FIND_SIMILAR, reason="not in the cache")),
+    ]
+
+
+def _session(account: str, ended: str = "completed", **more: object) -> SessionReport:
+    return SessionReport(
+        account=account,
+        agent=account,
+        ended=ended,
+        version="2.1.330",
+        input_tokens=2400,
+        cached_input_tokens=1600,
+        output_tokens=84,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _agents() -> list[tuple[str, Event]]:
+    """Leases of agents, a limit and its probe, what sessions used, and two that race."""
+    claude = Account(name="claude", slots=1, agent="claude", budget=Budget(sessions=9), window_s=18_000.0)
+    codex = Account(name="codex", slots=2, agent="codex")
+    accounts = [Account(name="docker", slots=2), claude, codex]
+    reset_at = START + 9_000
+
+    def lease(attempt_id: str, account: str) -> Lease:
+        return Lease(
+            lease_id=f"{account}-{attempt_id}",
+            account=account,
+            slot=0,
+            holder=REPOSITORY,
+            expires_at=START + 6_030,
+            issue_number=1,
+            attempt_id=attempt_id,
+            granted_at=START + 6_000,
+        )
+
+    def session(attempt_id: str, account: str, reason: str = "") -> tuple[str, Event]:
+        more = {"agent": account, "account": account, "agent_lease": f"{account}-{attempt_id}", "reason": reason}
+        return REPOSITORY, _started(attempt_id, 1, Stage.LLM_GENERATE, context=STOCK, **more)
+
+    def used(attempt_id: str, account: str, usd: float | None) -> tuple[str, Event]:
+        counted = UsageCounted(
+            account=account,
+            attempt_id=attempt_id,
+            at=START + 6_000,
+            sweep="demo",
+            input_tokens=2400,
+            output_tokens=84,
+            usd=usd,
+        )
+        return "governor", counted
+
+    limit = _session("claude", "rate_limited", message="5-hour limit", reset_at=reset_at)
+    refused = _outcome(verified=False, context="8" * 64, cls=FailureClass.RECIPE)
+    won = _outcome(verified=True, context="9" * 64)
+    paused = AccountPaused(
+        account="claude", until=reset_at + 12.5, reason="5-hour limit", attempt_id="b1", reset_at=reset_at
+    )
+    return [
+        ("governor", AccountsConfigured(accounts=accounts, sweep="demo", budget=Budget(sessions=4, usd=10.0))),
+        ("governor", LeasesGranted(leases=[lease("b1", "claude")])),
+        *_ready(1),
+        session("b1", "claude"),
+        (
+            REPOSITORY,
+            AttemptRateLimited(
+                attempt_id="b1",
+                issue_number=1,
+                account="claude",
+                message="5-hour limit",
+                reset_at=reset_at,
+                at=START + 6_010,
+                context="8" * 64,
+                session=limit,
+                blobs={"transcript": "b" * 64},
+            ),
+        ),
+        used("b1", "claude", 0.016),
+        ("governor", paused),
+        ("governor", LeasesReleased(lease_ids=["claude-b1"])),
+        session("b2", "codex"),
+        (
+            REPOSITORY,
+            AttemptFailed(attempt_id="b2", issue_number=1, outcome=replace(refused, session=_session("codex"))),
+        ),
+        used("b2", "codex", None),
+        ("governor", AccountProbed(account="claude", lease_id="claude-b3")),
+        ("governor", LeasesGranted(leases=[lease("b3", "claude"), lease("b4", "codex")])),
+        session("b3", "claude"),
+        session("b4", "codex", "races 1 other session on it"),
+        (REPOSITORY, AttemptSucceeded(attempt_id="b4", issue_number=1, context="9" * 64, outcome=won)),
+        (
+            REPOSITORY,
+            AttemptInterrupted(
+                attempt_id="b3", issue_number=1, reason="lost the race", session=_session("claude", "cancelled")
+            ),
+        ),
+        used("b4", "codex", None),
+        ("governor", LeasesReleased(lease_ids=["codex-b4"])),
+        used("b3", "claude", 0.016),
+        ("governor", BudgetReached(account="", what="sessions", spent=4.0, limit=4.0)),
+        ("governor", AccountReopened(account="claude", reason="its probe ended without a limit")),
+        ("governor", LeasesReleased(lease_ids=["claude-b3"])),
     ]
 
 
@@ -179,6 +287,7 @@ def history() -> list[tuple[str, Event]]:
             REPOSITORY,
             ContextRevoked(context=good, why="its wheel is poisoned", contexts=[good, made], issue_numbers=[1, 3, 6]),
         ),
+        *_agents(),
         (sweep, RepositoryRetired(repository="o/r", succeeded=2, failed=0, unreached=0)),
         (sweep, SweepRunEnded(run="run-1", how="interrupted", reason="Ctrl-C")),
     ]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from events import codec, repository, sweep
+from events import attempt_folding, codec, repository, sweep
 from events.errors import ReplayDivergence, UnknownEventType
 from events.replay import StreamFold, check_digests
 from events.repository_state import RepositoryState
@@ -74,7 +74,7 @@ def first(type_: str, *, nth: int = 0) -> RecordedEvent:
 
 def test_changed_transition_code_is_reported_with_stream_version_and_field(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(state: RepositoryState, event: AttemptFailed) -> None:
-        repository._attempt_failed(state, event)
+        attempt_folding.attempt_failed(state, event)
         state.prs[event.issue_number].tried.clear()
 
     monkeypatch.setitem(repository._HANDLERS, AttemptFailed, forgetful)

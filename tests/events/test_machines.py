@@ -47,7 +47,7 @@ TRIGGERS = sorted({trigger for row in TRANSITIONS.values() for trigger in row})
 
 def event_of(trigger: str) -> RepositoryEvent | None:
     """An event with this trigger for PR 1 (attempt ``a``); ``None`` for admission, which carries many."""
-    name, _, stage = trigger.partition(":")
+    name, _, stage = trigger.removesuffix(":racing").partition(":")
     bad, good = outcome(verified=False), outcome()
     started_in = Stage(stage or "try_default")
     events: dict[str, RepositoryEvent] = {
@@ -94,6 +94,10 @@ def test_a_pair_in_the_table_leads_where_it_says_and_any_other_is_refused_unchan
     if event is None:
         return
     repository = repository_in(state)
+    if trigger.endswith(":racing"):
+        if state is not PrState.LLM_GENERATE:
+            return  # only sessions race
+        repository.inflight["rival"] = msgspec.structs.replace(repository.inflight["a"], attempt_id="rival")
     before = copy.deepcopy(repository)
     if trigger in TRANSITIONS[state]:
         evolve(repository, event)

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import pytest
 
-from events.commands import ImportContexts
+from events.commands import ImportContexts, Revoke
 from events.repository import fold
-from events.types import AttemptStarted, PullRequestFailed
+from events.types import AttemptStarted, ImportedContext, PullRequestFailed
 from events.work import Stage
 from tests.events.worlds import STOCK, Repository, admission, known_context
 
@@ -46,6 +46,8 @@ def test_a_refutation_bounds_where_a_context_is_tried_next() -> None:
         repository.end(one, verified=False)
     refuted = {one.context: one.issue_number for one in repository.events if isinstance(one, AttemptStarted)}
     for one in repository.fill(40, agent="claude"):
+        if one.stage is Stage.LLM_GENERATE:
+            continue
         if one.context == "left":
             assert one.issue_number < refuted["left"]
         if one.context == "right":
@@ -146,3 +148,52 @@ def test_the_window_bounds_each_side_by_itself() -> None:
         tried += [one.context for one in attempts]
         repository.end(attempts[0], verified=False)
     assert tried == ["left", "near", "second", "third"]
+
+
+# ---------------------------------------------------------------- claims
+
+
+def claim(number: int, context: str) -> ImportedContext:
+    """A context that the cache knows of a pull request, under inputs that none has."""
+    return known_context(number, inputs=f"claimed:{context}", context=context)
+
+
+@pytest.mark.parametrize("agent", [None, "codex"])
+def test_what_is_known_from_elsewhere_is_tried_nearest_first_before_the_template_and_any_agent(
+    agent: str | None,
+) -> None:
+    repository = Repository(100, generate=agent is not None)
+    repository.do(ImportContexts(contexts=[claim(102, "second"), claim(99, "first"), claim(30, "far")]))
+    tried = []
+    for _ in range(3):
+        (attempt,) = repository.fill(1, agent=agent)
+        tried.append((attempt.stage, attempt.context, attempt.source))
+        repository.end(attempt, verified=False)
+    assert tried == [
+        (Stage.TRY_SIMILAR, "first", None),
+        (Stage.TRY_SIMILAR, "second", None),
+        (Stage.TRY_DEFAULT, STOCK, None),
+    ]
+    following = repository.fill(1, agent=agent)
+    assert [one.stage for one in following] == ([Stage.LLM_GENERATE] if agent else [])
+
+
+def test_a_claim_is_verified_like_all_others_and_serves_its_neighbours_then() -> None:
+    repository = Repository(100, 101)
+    repository.do(ImportContexts(contexts=[claim(7, "claimed")]))
+    (attempt,) = repository.fill(1)
+    assert attempt.context == "claimed"
+    repository.end(attempt)
+    (following,) = repository.fill(1)
+    assert (following.context, following.source) == ("claimed", attempt.issue_number)
+
+
+def test_claims_spend_the_budget_of_candidates_and_what_is_revoked_is_none() -> None:
+    repository = Repository(100, try_default=False, max_candidates=2)
+    repository.do(ImportContexts(contexts=[claim(100 + n, f"c{n}") for n in range(1, 5)]))
+    repository.do(Revoke(context="c1", why="poisoned"))
+    tried = []
+    while attempts := repository.fill(1):
+        tried += [one.context for one in attempts]
+        repository.end(attempts[0], verified=False)
+    assert tried == ["c2", "c3"]

@@ -61,7 +61,7 @@ def test_a_context_verified_under_any_other_rule_is_no_hit(other: dict[str, obje
     repository = Repository(1)
     repository.do(ImportContexts(contexts=[replace(known_context(1), rules=rules)]))
     (attempt,) = repository.fill()
-    assert attempt.context == STOCK
+    assert (attempt.stage, attempt.context, attempt.source) == (Stage.TRY_SIMILAR, "c", None), "it is verified anew"
 
 
 def test_a_verified_pull_request_remembers_why_and_which_of_its_tests_failed() -> None:

@@ -25,7 +25,7 @@ from store.memory import MemoryLog
 from tests.events.history import record
 
 FOLDER = Path(__file__).parent
-NEWEST = "schema-1-revocation"
+NEWEST = "schema-1-agents"
 KINDS = ("repository:o/r", "sweep:s", "governor", "attempt:a")
 
 

@@ -23,20 +23,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from events.codec import decode, encode, schema_of
 from events.commands import (
     Admit,
+    AwaitLease,
     Claim,
-    Command,
-    FillSlots,
     ImportContexts,
     Interrupt,
     Reopen,
     Revoke,
-    Slot,
     TakeOutcome,
 )
-from events.decide import decide, is_drained
+from events.decide import is_drained
 from events.errors import IllegalTransition
 from events.pull_request import FINISHED, IN_ATTEMPT, TRANSITIONS, PrState
 from events.repository import evolve
@@ -50,14 +47,16 @@ from events.types import (
     AttemptSucceeded,
     ContextRevoked,
     ImportedContext,
+    LeaseAwaited,
     PullRequestReopened,
     RepositoryEvent,
 )
+from events.wanting import wanted
 from events.work import CascadePolicy, FailureClass, Stage, VerificationRules
 from tests.events.worlds import RULES, STOCK, admission, outcome
 from tests.machines.budget import budget
 from tests.machines.out_of_the_blue import out_of_the_blue
-from tests.machines.repository_model import RepositoryModel
+from tests.machines.repository_shell import RepositoryShell
 
 NUMBERS = range(1, 9)
 SWEEPS = ("s", "t")
@@ -68,7 +67,14 @@ ENDS = AttemptSucceeded | AttemptFailed | AttemptInterrupted | AttemptRateLimite
 
 numbers, sweeps = st.sampled_from(NUMBERS), st.sampled_from(SWEEPS)
 classes = st.sampled_from(
-    [FailureClass.RECIPE, FailureClass.INFRA, FailureClass.TIMEOUT, FailureClass.FLAKE, FailureClass.TAMPER]
+    [
+        FailureClass.RECIPE,
+        FailureClass.INFRA,
+        FailureClass.TIMEOUT,
+        FailureClass.FLAKE,
+        FailureClass.TAMPER,
+        FailureClass.AGENT,
+    ]
 )
 policies = st.builds(
     CascadePolicy,
@@ -78,8 +84,11 @@ policies = st.builds(
     tasks_per_repo=st.sampled_from([0, 0, 1, 3]),
     try_default=st.booleans(),
     max_candidates=st.sampled_from([1, 6]),
-    generate=st.booleans(),
-    max_attempts=st.integers(1, 3),
+    generate=st.sampled_from([True, True, False]),
+    max_attempts=st.integers(1, 4),
+    max_aborted=st.integers(1, 2),
+    rl_max_retries=st.integers(0, 2),
+    race=st.integers(1, 3),
 )
 
 
@@ -89,15 +98,8 @@ def trigger_of(event: RepositoryEvent) -> str:
     return f"{type(event).__name__}:{stage}" if isinstance(stage, Stage) else type(event).__name__
 
 
-class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
+class RepositoryMachine(RepositoryShell, RuleBasedStateMachine):
     """See the module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[RepositoryEvent] = []
-        self.now = 1_000_000.0
-        self._ids = iter(range(10**6))
-        self.given = TakeOutcome(attempt_id="none", outcome=outcome())
 
     @initialize(policy=policies, seeds=st.lists(numbers, max_size=8, unique=True), others=st.booleans())
     def begin(self, policy: CascadePolicy, seeds: list[int], others: bool) -> None:
@@ -108,18 +110,6 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
             self.admit("s", [(number, False) for number in NUMBERS if number not in seeds], "", strict=False)
 
     # ------------------------------------------------------------ what a shell does
-
-    def do(self, command: Command) -> list[RepositoryEvent]:
-        """Decides, and folds what was decided, as a shell does that appended it in between."""
-        before = encode_state(self.state)
-        events = decide(self.state, command, self.now)
-        assert encode_state(self.state) == before, "deciding changes nothing"
-        for event in events:
-            self.see(event)
-            evolve(self.state, event)
-            assert decode(type(event).__name__, schema_of(event), encode(event)) == event
-        self.events += events
-        return events
 
     # ------------------------------------------------------------ rules
 
@@ -190,29 +180,39 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 4), agents=st.lists(st.sampled_from([None, "claude", "codex"]), min_size=4, max_size=4))
     def fill(self, count: int, agents: list[str | None]) -> None:
-        slots = [Slot(attempt_id=f"a{next(self._ids)}", lease="l", runner="r", agent=one) for one in agents[:count]]
-        offered = {slot.attempt_id: slot for slot in slots}
-        used = [one for one in self.do(FillSlots(slots=slots)) if isinstance(one, AttemptStarted)]
-        for one in used:
-            assert (offered[one.attempt_id].lease, offered[one.attempt_id].runner) == (one.lease, one.runner)
-        assert len({one.attempt_id for one in used}) == len(used) <= count
+        self.offer([self.slot(one) for one in agents[:count]], awaits=True)
+
+    @rule(accounts=st.lists(st.sampled_from(["claude", "claude:b", "codex"]), min_size=1, max_size=4))
+    def grant_sessions(self, accounts: list[str]) -> None:
+        """As a shell does that was granted some of what it wanted; what is wanted is used, unless it races in vain."""
+        want = wanted(self.state, most=4, now=self.now)
+        slots = [self.slot(account, one.issue_number) for account, one in zip(accounts, want.sessions, strict=False)]
+        if slots:
+            used = self.offer(slots, awaits=False)
+            first = {one.issue_number for one in want.sessions[: len(slots)] if one.unlocks}
+            assert first <= {one.issue_number for one in used}, "who was first in turn is served"
+
+    @rule(which=st.randoms(use_true_random=False))
+    def no_lease_is_granted(self, which: Any) -> None:
+        numbers = [one.issue_number for one in wanted(self.state, most=4, now=self.now).sessions]
+        command = AwaitLease(issue_numbers=numbers[: which.randint(0, 4)], reason="none is free", until=self.now + 60)
+        for one in self.do(command):
+            if isinstance(one, LeaseAwaited):
+                assert one.issue_number in command.issue_numbers
+        assert self.do(command) == []
 
     @precondition(lambda self: self.running)
     @rule(
-        which=st.randoms(use_true_random=False), cls=st.one_of(st.none(), st.none(), classes), cancelled=st.booleans()
+        which=st.randoms(use_true_random=False),
+        cls=st.one_of(st.none(), st.none(), classes),
+        cancelled=st.booleans(),
+        limited=st.booleans(),
     )
-    def take_outcome(self, which: Any, cls: FailureClass | None, cancelled: bool) -> None:
+    def take_outcome(self, which: Any, cls: FailureClass | None, cancelled: bool, limited: bool) -> None:
         attempt = which.choice(list(self.running.values()))
-        self.end(attempt, cls, cancelled=cancelled and cls is FailureClass.INFRA)
+        self.end(attempt, cls, cancelled=cancelled and cls is FailureClass.INFRA, limited=limited)
         assert attempt.attempt_id not in self.state.inflight
         assert self.do(self.given) == [], "an outcome counts once"
-
-    def end(self, attempt: AttemptStarted, cls: FailureClass | None, *, cancelled: bool = False) -> None:
-        context = attempt.context or f"{attempt.attempt_id:0>64}"
-        given = outcome(verified=cls is None, cls=cls, context=context, cancelled=cancelled)
-        self.given = TakeOutcome(attempt_id=attempt.attempt_id, outcome=given)
-        self.do(self.given)
-        assert attempt.attempt_id in self.ended
 
     @precondition(lambda self: self.running)
     @rule(which=st.randoms(use_true_random=False), died=st.booleans())
@@ -271,9 +271,14 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
         attempt = self.running.get(getattr(event, "attempt_id", ""))
         if pr is None or (isinstance(event, AttemptStarted) and attempt is not None):
             return None
-        if isinstance(event, ENDS) and (attempt is None or attempt.issue_number != event.issue_number):
+        if not isinstance(event, ENDS):
+            return TRANSITIONS[pr.state].get(trigger_of(event))
+        if attempt is None or attempt.issue_number != event.issue_number:
             return None
-        return TRANSITIONS[pr.state].get(trigger_of(event))
+        if event.attempt_id in self.lost:
+            return pr.state if isinstance(event, AttemptInterrupted) else None
+        races = len(self.racing(event.issue_number)) > 1 and not isinstance(event, AttemptSucceeded)
+        return TRANSITIONS[pr.state].get(trigger_of(event) + ":racing" * races)
 
     # ------------------------------------------------------------ what always holds
 
@@ -288,7 +293,8 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
         assert {one.attempt_id: one.issue_number for one in state.inflight.values()} == {
             one.attempt_id: one.issue_number for one in self.running.values()
         }
-        busy = {one.issue_number for one in self.running.values()}
+        busy = {one.issue_number for one in self.running.values() if one.attempt_id not in self.lost}
+        assert self.lost == {one.attempt_id for one in state.inflight.values() if one.lost}
         assert busy == {number for number, pr in state.prs.items() if pr.state in IN_ATTEMPT}
 
     @invariant()
@@ -300,6 +306,7 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
         assert not {pr.context for pr in state.prs.values()} & self.revoked, "no poison stays verified"
         assert not {one.context for one in state.imported.values()} & self.revoked
         assert set(state.revoked) == self.revoked
+        assert set(state.sessions) == self.sessions, "every session that has ended is there to be told of"
         mine = state.members.get(state.sweep, set())
         assert set(state.ready) == {
             number
@@ -311,6 +318,8 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
             assert pr.tried == self.refuted.get(number, set())
             assert {one: flaked.stage for one, flaked in pr.flaked.items()} == self.flaked.get(number, {})
             assert (pr.generations, pr.generation_ended) == (self.paid.get(number, 0), number in self.tampered)
+            assert (pr.aborted, pr.rate_limits) == (self.aborted.get(number, 0), self.limited.get(number, 0))
+            assert pr.made not in self.revoked
             if pr.state is PrState.HELD:
                 assert pr.behind in self.running, f"PR {number} waits for what is not under way"
 
@@ -353,11 +362,13 @@ class RepositoryMachine(RepositoryModel, RuleBasedStateMachine):
             self.do(Claim(incarnation=f"i{next(self._ids)}", sweep=sweep))
             for turn in range(ENDS_AFTER):
                 for attempt in list(self.running.values()):
-                    cls = (FailureClass.RECIPE, None, FailureClass.INFRA, FailureClass.FLAKE)[turn % 7 % 4]
-                    self.end(attempt, cls)
+                    classes = (FailureClass.RECIPE, FailureClass.AGENT, None, FailureClass.INFRA, FailureClass.FLAKE)
+                    self.end(attempt, classes[turn % 11 % 5], limited=turn % 2 == 0)
                 if is_drained(self.state):
                     break
                 self.now += STEP_S * 40
+                if turn % 2:
+                    self.grant_sessions(["claude", "codex"])
                 self.fill(2, ["claude", None, None, None])
             else:
                 raise AssertionError(f"sweep {sweep} does not come to its end: {self.state.counts(sweep)}")
@@ -383,13 +394,6 @@ def refusal_of(state: RepositoryState, event: Any) -> str:
     except IllegalTransition as exc:
         return exc.event
     return ""
-
-
-def encode_state(state: RepositoryState) -> bytes:
-    """All of a state, to see whether it changed."""
-    found = machine_of("repository:o/r")
-    assert found is not None
-    return found[0].pack(state)
 
 
 def test_whatever_a_shell_asks_no_pull_request_is_lost_doubled_or_done_again() -> None:

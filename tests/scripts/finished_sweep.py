@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from events import codec
 from events.types import (
+    AttemptStarted,
     Event,
     RepositoriesAdmitted,
     RepositoryActivated,
@@ -13,7 +16,7 @@ from events.types import (
     SweepRunEnded,
     SweepRunStarted,
 )
-from events.work import FailureClass
+from events.work import FailureClass, Stage
 from store.log import Append, NewEvent
 from store.opening import Store, open_store
 from tests.events.worlds import RULES, Repository, policy
@@ -65,9 +68,16 @@ def _repository() -> list[Event]:
         made.join(number, try_default=False, generate=True, max_attempts=1)
         while attempts := made.fill(1, agent="claude"):
             (attempt,) = attempts
-            if attempt.context is None:
+            if attempt.stage is Stage.LLM_GENERATE:
                 made.end(attempt, verified=cls is None, cls=cls, context=context)
             else:
                 made.end(attempt, verified=False)
     assert [made.state_of(number) for number in range(1, 7)] == ["succeeded"] * 4 + ["failed"] * 2
-    return list(made.events)
+    return [_from_the_template(one) for one in made.events]
+
+
+def _from_the_template(event: Event) -> Event:
+    """No session's context descends from another's."""
+    if isinstance(event, AttemptStarted) and event.stage is Stage.LLM_GENERATE:
+        return msgspec.structs.replace(event, context=None)
+    return event

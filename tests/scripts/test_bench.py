@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from scripts.bench import __main__ as bench
-from scripts.bench import append, foreign, machine, opening, replay
+from scripts.bench import append, foreign, gather, machine, opening, replay
 from scripts.bench.figures import Figure
 from scripts.bench.options import Options
 from scripts.bench.sampling import median, paired, percentiles, rounds
@@ -39,6 +39,12 @@ def test_opening_is_measured_in_fresh_processes_with_and_without_snapshots(tmp_p
         for how, goal in (("with", 3.0), ("without", 10.0)):
             assert found[f"{log}: {how} snapshots: time"].goal == goal
             assert 10 < found[f"{log}: {how} snapshots: peak memory"].value < 1024
+
+
+def test_gathering_is_measured_for_each_strategy_against_its_goal(tmp_path: Path) -> None:
+    found = gather.measure(Options(folder=tmp_path, quick=True))
+    assert [(one.goal, one.at_least) for one in found] == [(5.0, False)] * 3
+    assert {one.name.rpartition(", ")[2] for one in found} == {"merge", "summarize", "pass_through"}
 
 
 @pytest.mark.parametrize("module", [append, replay])

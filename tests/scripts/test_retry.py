@@ -42,7 +42,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run(capsys: pytest.CaptureFixture[str], url: str, *options: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = main(["retry", "s", "--store", url, *options])
+    code = main(["retry", "s", "--store", url, "--agent", "claude", *options])
     said = capsys.readouterr()
     return code, said.out, said.err
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
 
-import msgspec
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from actors.verifier.checks.requirements import requirements_of
 from actors.verifier.suite.commit import CommitTree
 from actors.verifier.suite.control import is_test_file
 from actors.verifier.suite.pytest_config import NAMES as CONFIGURATIONS
@@ -77,7 +75,7 @@ def allowed_names(tree: CommitTree, *, env_payload: str) -> frozenset[str]:
     Raises:
         InfraError: git failed.
     """
-    found = set(_required(env_payload))
+    found: set[str] = {canonicalize_name(one.name) for one in requirements_of(env_payload)}
     wanted = {path for path, entry in tree.files.items() if entry.size <= MAX_FILE_BYTES and entry.mode != "160000"}
     telling = [path for path in tree.files if path in wanted and _tells(path)]
     using = [path for path in tree.files if path in wanted and (is_test_file(path) or _configures(path))]
@@ -107,16 +105,3 @@ def _tells(path: str) -> bool:
 
 def _configures(path: str) -> bool:
     return posixpath.basename(path) in CONFIGURATIONS
-
-
-def _required(env_payload: str) -> Iterator[str]:
-    try:
-        payload = msgspec.json.decode(env_payload)
-    except msgspec.DecodeError:
-        return
-    entries = payload.get("dependencies") if isinstance(payload, dict) else payload
-    for entry in entries if isinstance(entries, list) else []:
-        try:
-            yield canonicalize_name(Requirement(str(entry)).name)
-        except InvalidRequirement:
-            continue

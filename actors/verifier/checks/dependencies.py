@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from posixpath import basename, dirname
 from urllib.parse import urlsplit
 
-import msgspec
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from actors.verifier.checks.generated import is_literal
+from actors.verifier.checks.requirements import requirements_of
 from actors.verifier.image.image_files import FileTooLarge, ImageFiles
 from actors.verifier.image.installed import Distribution
 
@@ -29,20 +28,7 @@ VERSIONS = "version"
 
 def urls_of(env_payload: str) -> dict[str, str]:
     """The URLs by which a pull request's requirements name distributions, by canonical name."""
-    try:
-        payload = msgspec.json.decode(env_payload or "[]")
-    except msgspec.DecodeError:
-        return {}
-    entries = payload.get("dependencies") if isinstance(payload, dict) else payload
-    found: dict[str, str] = {}
-    for entry in entries if isinstance(entries, list) else []:
-        try:
-            wanted = Requirement(str(entry))
-        except InvalidRequirement:
-            continue
-        if wanted.url:
-            found[canonicalize_name(wanted.name)] = wanted.url
-    return found
+    return {canonicalize_name(one.name): one.url for one in requirements_of(env_payload) if one.url}
 
 
 def is_asked_for(item: Distribution, urls: Mapping[str, str]) -> bool:

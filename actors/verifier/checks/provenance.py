@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from posixpath import basename, dirname
 
 import msgspec
-from packaging.markers import default_environment
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from actors.verifier.checks.dependencies import is_asked_for, is_of_parent, of_parent, of_source, urls_of
+from actors.verifier.checks.requirements import environment_of
 from actors.verifier.checks.truth import IndexTruth, Release
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.image.image_files import Entry, FileTooLarge, ImageFiles
@@ -188,9 +188,7 @@ class _Provenance:
 
     def _required(self, item: Distribution) -> list[str]:
         release = None if item.of_checkout else self._release(item)
-        environment = {key: str(value) for key, value in default_environment().items()}
-        environment |= {"python_version": self._layout.version, "python_full_version": f"{self._layout.version}.0"}
-        environment |= {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux", "extra": ""}
+        environment = environment_of(self._layout.version)
         names = []
         for line in item.requires if release is None else release.requires:
             try:

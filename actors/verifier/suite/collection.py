@@ -49,10 +49,17 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     modules: list[CollectorReport]
 
 
-def compare(expected: Expected, collected: Collected) -> list[Finding]:
-    """What is wrong with a collection; nothing for an honest one. The node ids are pytest's, from its root folder."""
+def compare(expected: Expected, collected: Collected, *, not_installed: Sequence[str] = ()) -> list[Finding]:
+    """What is wrong with a collection; nothing for an honest one.
+
+    Args:
+        expected: the commit's own list.
+        collected: what was reported; the node ids are pytest's, from its root folder.
+        not_installed: distributions that the pull request requires and that are missing.
+    """
     seen = _Seen(expected, collected)
     findings = [_foreign(seen), _missing(seen), _unreached(seen), _deselected(seen)]
+    findings += [_left_out(seen, not_installed)] if not_installed else []
     return [found for found in [*findings, _in_submodules(seen)] if found is not None]
 
 
@@ -145,6 +152,16 @@ def _unreached(seen: _Seen) -> Finding | None:
         and not seen.is_excused(test.file)
     }
     return _finding(f"{len(gone)} test files of the commit were not looked at", sorted(gone))
+
+
+def _left_out(seen: _Seen, not_installed: Sequence[str]) -> Finding | None:
+    """Files with tests that the commit leaves out, perhaps for want of what it requires."""
+    tested = {test.file for test in seen.expected.tests}
+    gone = {path for path in tested if path not in seen.names and not _taken_out(seen, path)}
+    names = ", ".join(not_installed[:NAMED])
+    message = f"{names}, which the requirements name, is not installed, and {len(gone)} files of tests are left out"
+    found = _finding(message, sorted(gone))
+    return None if found is None else msgspec.structs.replace(found, failure_class=FailureClass.RECIPE)
 
 
 def _looked_for(seen: _Seen) -> Iterable[ExpectedTest]:

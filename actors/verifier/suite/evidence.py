@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.control import is_test_file
 from actors.verifier.suite.syntax import parsed
 
 __all__ = ["Functions", "speaking", "standing"]
@@ -27,10 +28,12 @@ SET_UP = ("setup", "setUp", "teardown", "tearDown", "async_setup", "asyncSetUp",
 class Functions(msgspec.Struct, frozen=True):
     """What the package's own files define.
 
-    ``names``: of functions, of classes that have any, and of whatever is made by running code; ``others``: of plain
-    values and of classes without functions; ``modules``: parts of the names under which its files are imported.
+    ``packages``: parts of the names of its own files; ``names``: of functions, of classes that have any, and of what is
+    made by running code; ``others``: of plain values and of classes without functions; ``modules``: parts of the names
+    under which the commit's files are imported.
     """
 
+    packages: frozenset[str]
     names: frozenset[str]
     others: frozenset[str]
     modules: frozenset[str]
@@ -53,7 +56,9 @@ class Functions(msgspec.Struct, frozen=True):
         names |= _with_functions(classes)
         own = {name for name in names if not _is_special(name)}
         parts = {part.removesuffix(".py") for path in tree.files for part in path.split("/")}
-        return cls(frozenset(own), frozenset((plain | {one.name for one in classes}) - own), frozenset(parts))
+        packages = {part.removesuffix(".py") for source in sources for part in source.split("/")}
+        others = (plain | {one.name for one in classes}) - own
+        return cls(frozenset(packages), frozenset(own), frozenset(others), frozenset(parts))
 
 
 def speaking(tree: CommitTree, functions: Functions, tests: Mapping[str, tuple[str, str]]) -> set[str]:
@@ -154,16 +159,22 @@ class _Files:
         if root == "?":
             return name in known.names
         if root:
-            return not self._is_foreign(root, here) and not self._is_value(name)
+            return not self._is_foreign(root, here) and not self._is_value(name, root, here)
         if name in here.imports:
             original = here.imports[name][1]
-            return bool(original) and not self._is_foreign(name, here) and not self._is_value(original)
+            return bool(original) and not self._is_foreign(name, here) and not self._is_value(original, name, here)
         return here.star and name in known.names and name not in here.top
 
-    def _is_value(self, name: str) -> bool:
-        """Whether a name of the commit's files is known to stand for something that runs nothing."""
+    def _is_value(self, name: str, imported_as: str, here: _Module) -> bool:
+        """Whether a name of the commit's files is known to stand for something that runs none of the functions: what
+        the package itself has under it is none of them, while a helper of the tests may call one."""
         known = self._functions
-        return name not in known.names and (name in known.others or name in known.modules or _is_special(name))
+        if name in known.names:
+            return False
+        module, original = here.imports[imported_as]
+        parts = f"{module}.{original}".split(".")
+        of_package = parts[0] in known.packages and not any(is_test_file(f"{part}/x") for part in parts)
+        return of_package or name in known.others or name in known.modules or _is_special(name)
 
     def _is_foreign(self, name: str, here: _Module) -> bool:
         """Whether what is imported under a name is none of the commit's files."""
