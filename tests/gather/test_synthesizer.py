@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,15 @@ def test_detection_without_a_find_is_kept_too_and_looks_at_the_named_keys_only()
     assert result.status == "ready"
     assert result.conflict_detection is not None
     assert result.conflict_detection["has_conflicts"] is False
+
+
+def test_the_clock_is_the_only_source_of_times() -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    synthesizer = ResultSynthesizer(SynthesisConfig(detect_conflicts=True), clock=lambda: moment)
+    result = synthesizer.execute_synthesis(synthesizer.prepare_synthesis([1, 2], [1, 2], [], OUTPUTS))
+    assert (result.created_at, result.completed_at) == (moment, moment)
+    assert result.conflict_detection is not None
+    assert result.conflict_detection["checked_at"] == moment.isoformat()
 
 
 def test_a_number_and_its_text_cannot_be_two_sheets() -> None:
