@@ -48,6 +48,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How often an agent may ask for a verdict in one session."""
     sandbox: Literal["auto", "off", "required"] = "auto"
     """Bubblewrap: where it works, never, or no session without it."""
+    network: Literal["public", "host"] = "public"
+    """What a sandboxed session reaches: the Internet only, or all that this host does."""
     race: Annotated[int, Meta(ge=1, le=16)] = 1
     """Accounts that work on one hard pull request at once."""
     max_sessions: Amount = 0

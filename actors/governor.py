@@ -279,9 +279,9 @@ class RateLimitGovernor:
         faults.hit(faults.GOVERNOR_BEFORE_TURN)
         limit = self._clock() - TTL_S
         silent = [one for one in self._state.leases if self._renewed.get(one, 0.0) < limit]
-        found = await self._mailboxes(silent)
-        silent = [one for one in silent if one in self._state.leases and self._renewed.get(one, 0.0) < limit]
         releases, self._releases = self._releases, []
+        found = await self._mailboxes([*silent, *releases])
+        silent = [one for one in silent if one in self._state.leases and self._renewed.get(one, 0.0) < limit]
         ends, self._ends = self._ends, []
         tellers = list(self._tellers)
         await self._take_in([*ends, *found], releases, silent)
@@ -323,9 +323,9 @@ class RateLimitGovernor:
     async def _mailboxes(self, lease_ids: list[str]) -> list[EndedSession]:
         """What the sessions of these leases left in their mailboxes, if their holders could not tell of it."""
         found = []
-        for lease in [self._state.leases[one] for one in lease_ids]:
+        for lease in [self._state.leases[one] for one in dict.fromkeys(lease_ids) if one in self._state.leases]:
             known = self._state.accounts.get(lease.account)
-            if not lease.attempt_id or known is None or not known.agent:
+            if not lease.attempt_id or known is None or not known.agent or lease.attempt_id in self._state.counted:
                 continue
             try:
                 outcome = await self._log.reported_outcome(lease.attempt_id)

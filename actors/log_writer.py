@@ -50,7 +50,8 @@ def unpack_snapshot(data: bytes) -> Snapshot | None:
 
 
 class OpenedLog(msgspec.Struct, frozen=True):
-    """What a log calls itself, and the folder of its blobs as its own node sees it (empty: it has none)."""
+    """What a log calls itself, and where its blobs are: a folder as its own node sees it, the name of blobs that every
+    node reaches (``store.opening.open_shared_blobs``), or nothing."""
 
     log_id: str
     blob_root: str
@@ -66,6 +67,7 @@ class LogWriter:
         self._url, self._holder, self._opener = url, holder, opener
         self._store: Store | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log")
+        self._readers: ThreadPoolExecutor | None = None
         self._waiting: list[tuple[list[Append], asyncio.Future[list[Appended | Refused]]]] = []
         self._committer: asyncio.Task[None] | None = None
         self._lane = LaneServer(self._submit) if lane else None
@@ -76,7 +78,7 @@ class LogWriter:
     async def open(self) -> OpenedLog:
         """Opens the store, creating it if need be; raises what ``open_store`` raises."""
         store = await self._in_thread(self._opened)
-        root = str(store.blobs.root) if isinstance(store.blobs, FileBlobs) else ""
+        root = str(store.blobs.root) if isinstance(store.blobs, FileBlobs) else store.shared_blobs
         return OpenedLog(store.log.log_id, root)
 
     async def append(self, batches: bytes) -> list[Appended | Refused]:
@@ -93,7 +95,7 @@ class LogWriter:
         def page() -> bytes:
             return pack(list(self._opened().log.read_stream(stream, after=after, limit=READ_PAGE)))
 
-        return await self._in_thread(page)
+        return await self._aside(page)
 
     async def snapshot(self, stream: str) -> bytes:
         """The packed snapshot of a stream, or nothing."""
@@ -102,17 +104,15 @@ class LogWriter:
             snapshot = find_snapshot(self._opened().log, stream)
             return b"" if snapshot is None else pack(snapshot)
 
-        return await self._in_thread(found)
+        return await self._aside(found)
 
     async def put_snapshot(self, stream: str, version: int, shape: str, state: bytes) -> None:
         """Stores a snapshot; raises as ``save_snapshot``."""
-        await self._in_thread(
-            lambda: save_snapshot(self._opened().log, stream, version=version, shape=shape, state=state)
-        )
+        await self._aside(lambda: save_snapshot(self._opened().log, stream, version=version, shape=shape, state=state))
 
     async def contexts_of(self, owner: str, repo: str) -> list[CachedContext]:
         """What the build-context cache knows of a repository."""
-        return await self._in_thread(lambda: self._opened().models.contexts_of(owner, repo))
+        return await self._aside(lambda: self._opened().models.contexts_of(owner, repo))
 
     async def attempts_of(self, owner: str, repo: str, issue_number: int) -> list[AttemptRow]:
         """The attempts on one pull request."""
@@ -124,15 +124,15 @@ class LogWriter:
 
     async def put_blob(self, data: bytes) -> str:
         """Stores a blob; returns its digest."""
-        return await self._in_thread(lambda: self._opened().blobs.put(data))
+        return await self._aside(lambda: self._opened().blobs.put(data))
 
     async def get_blob(self, digest: str) -> bytes:
         """The content of a blob."""
-        return await self._in_thread(lambda: self._opened().blobs.get(digest))
+        return await self._aside(lambda: self._opened().blobs.get(digest))
 
     async def has_blob(self, digest: str) -> bool:
         """Whether a blob is there."""
-        return await self._in_thread(lambda: self._opened().blobs.has(digest))
+        return await self._aside(lambda: self._opened().blobs.has(digest))
 
     async def close(self) -> None:
         """Gives the log and its lock up, after what is under way."""
@@ -153,9 +153,15 @@ class LogWriter:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Work that is no append: beside others where the store is the better for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers or self._thread, work)
+
     def _opened(self) -> Store:
         if self._store is None:
             self._store = self._opener(self._url, write=True, holder=self._holder)
+            if self._store.calls_at_once > 1:
+                self._readers = ThreadPoolExecutor(self._store.calls_at_once, thread_name_prefix="log reader")
         return self._store
 
     def _append(self, batches: list[Append]) -> list[Appended | Refused]:

@@ -30,6 +30,7 @@ from events.types import OutcomeReported
 from events.work import FailureClass, Outcome, WorkOrder
 from store.blobs import BlobStore, FileBlobs
 from store.log import Append, Appended
+from store.opening import open_shared_blobs
 
 __all__ = ["AgentRunner", "RunnerConfig", "docker_workbench"]
 
@@ -37,7 +38,7 @@ WorkbenchFactory = Callable[[Settings, BlobStore], Workbench]
 
 
 class RunnerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What every runner of a sweep is given. ``blob_root``: the folder of blobs, as seen on ``log_node``."""
+    """What every runner of a sweep is given. ``blob_root``: where blobs are, as the log's ``OpenedLog`` tells."""
 
     log_id: str
     settings: Settings
@@ -152,8 +153,9 @@ class AgentRunner:
         with self._lock:
             if self._bench is None:
                 config = self._config
-                local = config.blob_root and this_node() == config.log_node
-                blobs = FileBlobs(Path(config.blob_root)) if local else RemoteBlobs(config.writer)
+                local = Path(config.blob_root).is_absolute() and this_node() == config.log_node
+                near = FileBlobs(Path(config.blob_root)) if local else RemoteBlobs(config.writer)
+                blobs = open_shared_blobs(config.blob_root) or near
                 self._bench = config.workbench(config.settings, blobs)
             return self._bench
 

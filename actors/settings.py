@@ -108,6 +108,8 @@ class VerifySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Tests that failed where a context was verified may fail where it is reused."""
     trusted_files: list[str] = msgspec.field(default_factory=list)
     """SHA-256 of files beside the three that an agent may edit, of contexts that do not use the stock ones."""
+    containers: Annotated[int, Meta(ge=1, le=16)] = 2
+    """Of one verification at once; the limits below are each one's."""
     cpus: Annotated[float, Meta(gt=0, le=1024)] = 1.0
     memory_mb: Annotated[int, Meta(ge=64, le=4_000_000)] = 2048
     pids: Annotated[int, Meta(ge=16, le=100_000)] = 512

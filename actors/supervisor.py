@@ -72,8 +72,8 @@ class SupervisorConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 class SweepProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How a run stands. ``phase``: ``starting``, ``running``, ``stopping``, ``finished``, ``interrupted``,
-    ``environment`` (the engine stayed away), ``budget`` (nothing is left of it), ``failed``; the last five are ends,
-    with a ``message``."""
+    ``environment`` (the engine stayed away), ``budget`` (no agent may be paid any more), ``failed``; the last five are
+    ends, with a ``message``."""
 
     phase: str
     repositories: dict[str, dict[str, int]]

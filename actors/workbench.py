@@ -8,24 +8,27 @@ a crash of this process ``reap`` finds the containers of the attempt (by label) 
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
 
-from actors.images import BuildCancelled, BuildFailed, BuiltImage, Engine, ImageBuilder, reap
+from actors.generation.generator import Generator, clear_session, end_session
+from actors.generation.records import TRANSCRIPT_FILE
+from actors.generation.workspace import remove_tree
+from actors.images import Engine, ImageBuilder, reap
 from actors.images.engine import LABEL_ATTEMPT, LABEL_LOG, LABEL_TIER, TIER_TEST
+from actors.judge import ContextJudge
 from actors.settings import Settings
 from actors.templates import stock_context
-from actors.verifier import Verdict, Verifier
-from actors.verifier.trial import tail_of
-from events.errors import EnvironmentNotReady, HeadraceError, InputError
-from events.work import Check, FailureClass, Metrics, Outcome, WorkOrder
+from actors.verifier import Verifier
+from actors.work_outcomes import failed
+from events.errors import EnvironmentNotReady, HeadraceError, InfraError, InputError
+from events.work import FailureClass, Outcome, Stage, WorkOrder
 from store.blobs import BlobStore
 from store.docker_context import DockerContext
 
@@ -33,7 +36,6 @@ __all__ = ["DockerWorkbench", "Workbench"]
 
 READY_POLL_S = 0.5
 
-BUILD_LOG = "build.log"
 TESTS_FILE = "tests.jsonl"
 ORDER_FILE = "order.json"
 
@@ -50,7 +52,7 @@ class Workbench(Protocol):
         """
 
     def reap(self, *, log_id: str, keep: frozenset[str]) -> list[str]:
-        """Ends the containers that attempts of one log left behind.
+        """Ends the containers, and the processes of agents, that attempts of one log left behind.
 
         Args:
             log_id: only containers of this log are looked at.
@@ -64,7 +66,7 @@ class Workbench(Protocol):
         """
 
     def end(self, attempt_id: str) -> None:
-        """Ends the containers of one interrupted attempt of this node, before it is salvaged; others stay.
+        """Ends containers and processes of one interrupted attempt of this node, before it is salvaged; others stay.
 
         Raises:
             InfraError: the engine is away; call it again.
@@ -98,6 +100,8 @@ class DockerWorkbench:
         self._verifier = Verifier(
             engine=self._engine, settings=settings.verify, build=settings.build, cache_dir=settings.cache_dir
         )
+        self._judge = ContextJudge(builder=self._builder, verifier=self._verifier, blobs=blobs)
+        self._generator = Generator(settings=settings.agents, blobs=blobs, sources=self._builder.sources)
 
     def perform(self, order: WorkOrder, *, cancel: threading.Event) -> Outcome:
         """See ``Workbench``."""
@@ -106,13 +110,15 @@ class DockerWorkbench:
         try:
             blobs = self.salvage(order.attempt_id)
         except HeadraceError as exc:
-            return _failed(
+            unstored = failed(
                 order,
                 stage=outcome.stage,
                 message=exc.message,
                 failure_class=FailureClass.INFRA,
                 context=outcome.context,
             )
+            # What a session has used was used, whatever becomes of its logs.
+            return msgspec.structs.replace(unstored, session=outcome.session)
         return msgspec.structs.replace(outcome, blobs=blobs)
 
     def reap(self, *, log_id: str, keep: frozenset[str]) -> list[str]:
@@ -121,11 +127,14 @@ class DockerWorkbench:
         Containers of build steps carry their pull request and no attempt. With nothing to keep, all of the log's go;
         otherwise those of pull requests whose interrupted attempt has a spool here, but none of a kept attempt.
         """
+        orders = [order for order in self._spooled_orders() if order.log_id == log_id]
+        for order in orders:
+            if order.attempt_id not in keep:
+                end_session(order)
         found = self._engine.containers({LABEL_LOG: log_id, LABEL_TIER: TIER_TEST})
         attempts = {str(container["Labels"].get(LABEL_ATTEMPT)) for container in found} - keep
         if not keep:
             return self._builder.reap_orphans() + reap(self._engine, log_id=log_id, attempts=attempts)
-        orders = [order for order in self._spooled_orders() if order.log_id == log_id]
         running = {order.pull_request.name for order in orders if order.attempt_id in keep}
         interrupted = {order.pull_request.name for order in orders if order.attempt_id not in keep}
         return reap(self._engine, log_id=log_id, attempts=attempts, pull_requests=interrupted - running)
@@ -136,13 +145,20 @@ class DockerWorkbench:
             order = msgspec.json.decode((self._spool(attempt_id) / ORDER_FILE).read_bytes(), type=WorkOrder)
         except (OSError, msgspec.DecodeError):
             return
+        end_session(order)
         reap(self._engine, log_id=order.log_id, attempts={attempt_id}, pull_requests={order.pull_request.name})
 
     def salvage(self, attempt_id: str) -> dict[str, str]:
         """See ``Workbench``."""
         spool = self._spool(attempt_id)
+        try:
+            clear_session(spool)
+        except OSError as exc:
+            raise InfraError(
+                f"cannot read or write the attempt's spool {spool}: {exc.strerror}; see to the disk"
+            ) from exc
         stored = self._store(spool)
-        shutil.rmtree(spool, ignore_errors=True)
+        remove_tree(spool)
         return stored
 
     def wait_ready(self, *, timeout_s: float) -> str | None:
@@ -162,87 +178,32 @@ class DockerWorkbench:
 
     def _perform(self, order: WorkOrder, *, spool: Path, cancel: threading.Event) -> Outcome:
         """The outcome without its blobs, which lie in the spool folder."""
-        stage, context = "source", order.context
         try:
             spool.mkdir(parents=True, exist_ok=True)
             (spool / ORDER_FILE).write_bytes(msgspec.json.encode(order))
-            template = self._context(order)
-            context = self._blobs.put(template.to_tar_bytes())
-            stage = "build"
-            return self._attempt(order, template=template, digest=context, spool=spool, cancel=cancel)
+            context = self._context(order)
+            if order.stage is not Stage.LLM_GENERATE or order.agent is None:
+                return self._judge.judge(order, context, spool=spool, cancel=cancel)
+            judge = partial(self._judge.judge, order)
+            return self._generator.perform(order, base=context, spool=spool, judge=judge, cancel=cancel)
         except InputError as exc:
-            return _failed(
-                order, stage="source", message=exc.message, failure_class=FailureClass.RECIPE, context=context
-            )
+            message, failure_class = exc.message, FailureClass.RECIPE
         except HeadraceError as exc:
-            return _failed(
-                order,
-                stage=stage,
-                message=exc.message,
-                failure_class=FailureClass.INFRA,
-                context=context,
-                log_tail=tail_of(spool / BUILD_LOG),
-            )
+            message, failure_class = exc.message, FailureClass.INFRA
         except OSError as exc:
             message = f"cannot write the attempt's spool {spool}: {exc.strerror}; see to the disk of this node"
-            return _failed(order, stage=stage, message=message, failure_class=FailureClass.INFRA, context=context)
+            failure_class = FailureClass.INFRA
+        return failed(order, stage="source", message=message, failure_class=failure_class, context=order.context)
 
     def _context(self, order: WorkOrder) -> DockerContext:
         if order.context is None:
             return stock_context()
         return DockerContext.from_tar_bytes(self._blobs.get(order.context), source=f"context {order.context[:12]}")
 
-    def _attempt(
-        self, order: WorkOrder, *, template: DockerContext, digest: str, spool: Path, cancel: threading.Event
-    ) -> Outcome:
-        """Builds and verifies; the outcome lacks its blobs. What the text of the scripts gives away is not built."""
-        audited = self._verifier.audit(template)
-        if not audited.verified:
-            return _refused_unbuilt(order, audited, context=digest)
-        with ExitStack() as keep:
-            return self._kept_attempt(order, template=template, digest=digest, spool=spool, cancel=cancel, keep=keep)
-
-    def _kept_attempt(
-        self,
-        order: WorkOrder,
-        *,
-        template: DockerContext,
-        digest: str,
-        spool: Path,
-        cancel: threading.Event,
-        keep: ExitStack,
-    ) -> Outcome:
-        """The same after the audit; its images are not evicted before ``keep`` is closed."""
-        log_path = spool / BUILD_LOG
-        try:
-            with log_path.open("wb", buffering=0) as log:
-                image = self._builder.build(order, template, log=log, cancel=cancel, keep=keep)
-        except BuildFailed as failed:
-            tail = failed.log_tail or tail_of(log_path)
-            return _failed(
-                order,
-                stage=failed.stage,
-                message=failed.message,
-                failure_class=failed.failure_class,
-                context=digest,
-                log_tail=tail,
-            )
-        except BuildCancelled as cancelled:
-            message = f"{cancelled.stage}: cancelled"
-            outcome = _failed(
-                order, stage=cancelled.stage, message=message, failure_class=FailureClass.INFRA, context=digest
-            )
-            return msgspec.structs.replace(outcome, cancelled=True)
-        known = self._blobs.get(order.known_failures) if order.known_failures else b""
-        verdict = self._verifier.verify(
-            order, image, context=template, spool=spool, cancel=cancel, known_failures=known
-        )
-        return _judged(order, image=image, verdict=verdict, context=digest)
-
     def _store(self, spool: Path) -> dict[str, str]:
-        """Puts the logs of a spool folder (``NAME.log`` is kind ``NAME_log``) and its outcomes into blobs."""
+        """Puts the logs of a spool folder (``NAME.log`` is kind ``NAME_log``), outcomes and transcript."""
         present = {f"{path.stem}_log": path for path in sorted(spool.glob("*.log")) if path.is_file()}
-        present["tests"] = spool / TESTS_FILE
+        present |= {"tests": spool / TESTS_FILE, "transcript": spool / TRANSCRIPT_FILE}
         return {
             kind: self._blobs.put_file(path)
             for kind, path in present.items()
@@ -261,63 +222,3 @@ class DockerWorkbench:
             except (OSError, msgspec.DecodeError):
                 continue
         return orders
-
-
-def _failed(
-    order: WorkOrder,
-    *,
-    stage: str,
-    message: str,
-    failure_class: FailureClass,
-    context: str | None,
-    log_tail: str = "",
-) -> Outcome:
-    """The outcome of an attempt that came to no image."""
-    return Outcome(
-        verified=False,
-        level=order.rules.level,
-        stage=stage,
-        failure_class=failure_class,
-        message=message,
-        checks=[Check("build", False, message)],
-        context=context,
-        log_tail=log_tail,
-    )
-
-
-def _refused_unbuilt(order: WorkOrder, verdict: Verdict, *, context: str) -> Outcome:
-    """The outcome of an attempt whose scripts were refused as they stand."""
-    return Outcome(
-        verified=False,
-        level=order.rules.level,
-        stage=verdict.stage,
-        failure_class=verdict.failure_class,
-        message=verdict.message,
-        checks=verdict.checks,
-        context=context,
-    )
-
-
-def _judged(order: WorkOrder, *, image: BuiltImage, verdict: Verdict, context: str) -> Outcome:
-    """The outcome of an attempt whose image was verified or refused."""
-    built = "reused" if image.reused else f"built in {image.build_s:.1f} s"
-    return Outcome(
-        verified=verdict.verified,
-        level=order.rules.level,
-        stage=verdict.stage,
-        failure_class=verdict.failure_class,
-        message=verdict.message,
-        checks=[Check("build", True, f"{image.tag} {built}"), *verdict.checks],
-        context=context,
-        image=image.tag,
-        tests=verdict.tests,
-        metrics=Metrics(
-            build_s=image.build_s,
-            test_s=verdict.test_s,
-            peak_memory_bytes=verdict.peak_memory_bytes,
-            image_bytes=image.image_bytes,
-            build_reused=image.reused,
-        ),
-        log_tail=verdict.log_tail,
-        cancelled=verdict.cancelled,
-    )

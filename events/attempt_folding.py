@@ -7,7 +7,7 @@ from events.folding import leave_queue, make_ready, record, succeed
 from events.pull_request import PrState
 from events.records import InFlight, PrRecord
 from events.repository_state import RepositoryState
-from events.sessions import ended_session
+from events.sessions import ended_session, is_fault_of_account
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
@@ -108,7 +108,10 @@ def attempt_failed(state: RepositoryState, event: AttemptFailed) -> None:
     if event.outcome.failure_class is FailureClass.INFRA:
         pr.infra_failures += 1
         pr.not_before = event.retry_at or 0.0
-        if pr.not_before > state.not_before:  # else it ended within the pause of a failure before it: one outage
+        alone = is_fault_of_account(event.outcome.session)
+        if (
+            not alone and pr.not_before > state.not_before
+        ):  # else it ended within the pause of a failure before it: one outage
             state.infra_streak += 1
             state.not_before = pr.not_before
         state.keep_unjudged(pr, attempt, made)

@@ -189,6 +189,8 @@ def _blocked(state: GovernorState, account: Account, now: float) -> tuple[str, b
     over = reached(account.budget, sessions=spent.sessions, tokens=spent.tokens, usd=spent.usd)
     if over is not None:
         return f"{name} has reached its budget: {_amount(over)}", account.window_s <= 0
+    if pause is not None and pause.refused and now < pause.until:
+        return f"{name} cannot be used ({pause.reason})", True
     if pause is not None and now < pause.until:
         return f"{name} is paused until {_clock(pause.until)} ({pause.reason})", False
     if pause is not None and pause.probe is not None:

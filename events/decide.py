@@ -39,7 +39,7 @@ from events.revoking import (
     revoke,
     tampering,
 )
-from events.sessions import is_limited
+from events.sessions import is_fault_of_account, is_limited
 from events.types import (
     AttemptFailed,
     AttemptInterrupted,
@@ -126,7 +126,7 @@ def _failed(
         attempt_id=attempt.attempt_id,
         issue_number=pr.issue_number,
         outcome=outcome,
-        retry_at=_retry_at(state, pr, now) if infra else None,
+        retry_at=_retry_at(state, pr, outcome, now) if infra else None,
     )
     events: list[RepositoryEvent] = [failed, *news]
     flaked = pr.flaked.get(context) if context is not None else None
@@ -173,8 +173,10 @@ def _noun(attempt: InFlight) -> str:
     return "generation" if attempt.stage is Stage.LLM_GENERATE else "verification"
 
 
-def _retry_at(state: RepositoryState, pr: PrRecord, now: float) -> float:
+def _retry_at(state: RepositoryState, pr: PrRecord, outcome: Outcome, now: float) -> float:
     """When to try again after an infra failure: with everybody else in one outage, or alone, later and later."""
+    if is_fault_of_account(outcome.session):
+        return now + min(OWN_BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(pr.infra_failures, 10))
     if now < state.not_before:
         return state.not_before
     shared = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(state.infra_streak, 10))

@@ -162,6 +162,7 @@ def end_session(state: GovernorState, end: EndedSession, *, now: float, pauses: 
             attempt_id=end.attempt_id,
             at=started_at,
             sweep=end.sweep,
+            sessions=end.sessions,
             input_tokens=end.input_tokens,
             output_tokens=end.output_tokens,
             usd=end.usd,
@@ -194,7 +195,7 @@ def _told(state: GovernorState, end: EndedSession, now: float, pauses: Pauses) -
             AccountPaused(
                 account=end.account,
                 until=until,
-                reason=end.message or ("its limit is reached" if end.limited else "its provider refused it"),
+                reason=end.message or ("its limit is reached" if end.limited else "it was refused"),
                 attempt_id=end.attempt_id,
                 reset_at=known,
                 refused=end.refused and not end.limited,

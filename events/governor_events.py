@@ -100,7 +100,7 @@ class AccountPaused(BaseEvent, frozen=True):
     """An account grants nothing until then (POSIX seconds), and then one lease to probe it.
 
     ``reset_at``: when its limit is over, if the agent told; ``until`` is later by the jitter, or by the default pause.
-    ``refused``: the provider refused the account itself (a bad key, no credit); the next run asks it again at once.
+    ``refused``: it cannot be used at all (a bad key, no credit, no CLI); the next run tries it again at once.
     """
 
     account: str

@@ -6,9 +6,11 @@ import msgspec
 
 from events.work import SessionReport
 
-__all__ = ["EndedSession", "ended_session", "is_limited"]
+__all__ = ["EndedSession", "ended_session", "is_fault_of_account", "is_limited"]
 
-_LIMITED, _REFUSED = "rate_limited", "account"
+_LIMITED, _NOT_STARTED = "rate_limited", "not_started"
+_REFUSED = frozenset({"account", _NOT_STARTED})
+_FAULT_OF_ACCOUNT = _REFUSED | {"server"}
 _ANSWERED = frozenset({"completed", "no_scripts"})
 
 
@@ -16,7 +18,8 @@ class EndedSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """One session that is over.
 
     ``at``: when that was taken in, in POSIX seconds, if it counts; ``limited``: its account has run into a limit;
-    ``refused``: the provider refused the account itself; ``answered``: the account did its work, so it may be used.
+    ``refused``: the account cannot be used at all (a bad key, no credit, no CLI); ``answered``: it did its work, so it
+    can. ``sessions``: 0 if it never began.
     """
 
     attempt_id: str
@@ -29,6 +32,7 @@ class EndedSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     answered: bool = False
     reset_at: float | None = None
     message: str = ""
+    sessions: int = 1
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = None
@@ -37,6 +41,11 @@ class EndedSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 def is_limited(report: SessionReport | None) -> bool:
     """Whether a session was ended by its account's limit."""
     return report is not None and report.ended == _LIMITED
+
+
+def is_fault_of_account(report: SessionReport | None) -> bool:
+    """Whether a session failed for its account, or for what is behind it: other work need not wait for that."""
+    return report is not None and report.ended in _FAULT_OF_ACCOUNT
 
 
 def ended_session(
@@ -53,10 +62,11 @@ def ended_session(
         sweep=sweep,
         at=at,
         limited=limited,
-        refused=report.ended == _REFUSED,
+        refused=report.ended in _REFUSED,
         answered=not limited and (report.ended in _ANSWERED or bool(report.output_tokens)),
         reset_at=report.reset_at,
         message=report.message,
+        sessions=0 if report.ended == _NOT_STARTED else 1,
         input_tokens=report.input_tokens or 0,
         output_tokens=report.output_tokens or 0,
         usd=report.cost_usd,

@@ -209,10 +209,10 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """What one session of a coding agent did and used, as far as its CLI tells.
 
     ``ended``: a value of ``actors.agents.session.SessionReason`` (``completed``, ``rate_limited``, ``stalled``, …) or
-    ``no_scripts``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told. Tokens are those of
-    the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended before the CLI summed up,
-    and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none. ``verifications``: how often the agent
-    asked for a verdict while it worked.
+    ``no_scripts``, ``tamper``, ``disk``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told
+    that. Tokens are those of the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended
+    before the CLI summed up, and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none.
+    ``verifications``: how often the agent asked for a verdict while it worked.
     """
 
     account: str

@@ -29,7 +29,7 @@ COMMANDS = {
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
     "simulate": "Sweeps a made-up world in virtual time.",
-    "store": "Looks after stores: removes old events that snapshots cover.",
+    "store": "Looks after stores: migrates, copies, rebuilds and prunes them.",
     "evict": "Makes room on the engine's disk by removing Headrace's own images, oldest use first.",
     "doctor": "Checks what this machine needs, and says how to mend it.",
 }

@@ -33,6 +33,8 @@ from actors.images.engine import Engine, filters_system_calls, node_of
 from actors.images.rootfs import apt_mirror
 from actors.settings import Settings, load_settings
 from events.errors import EnvironmentNotReady, HeadraceError, InfraError, SettingError
+from scripts.agent_checks import agent_findings
+from scripts.doctor_supabase import look_at_supabase
 from scripts.findings import GIB, Finding, Levels, Status, amount, fail, ok, warn
 
 __all__ = ["Finding", "Status", "command", "diagnose", "engine_problem"]
@@ -80,14 +82,15 @@ def diagnose(settings: Settings, *, store: str = DEFAULT_STORE, engine: Engine |
         lambda: _debootstrap(settings),
         lambda: _base_image(settings, engine=engine, info=info),
         lambda: _cache(settings),
-        lambda: _store(store),
+        *(look_at_supabase() if store == "supabase" else [lambda: _store(store)]),
         _ray,
         _memory,
         _shared_memory,
         _open_files,
         lambda: _ca_bundle(settings),
     ]
-    return [finding for check in checks if (finding := check()) is not None]
+    findings = [finding for check in checks if (finding := check()) is not None]
+    return [*findings, *agent_findings(settings.agents)]
 
 
 def engine_problem(settings: Settings) -> str | None:

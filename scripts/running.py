@@ -108,7 +108,7 @@ def run_and_report(
     if progress.phase == "budget":
         undone = count_undone(store=run.store, sweep=sweep)
         click.echo(f"{progress.message}: {undone} pull request{'s' * (undone != 1)} left undone.", err=True)
-        click.echo(f"Raise the budget ([agents] in the settings file) and go on with: {again}", err=True)
+        click.echo(f"See to it ([agents] in the settings file; `headrace doctor`), and go on with: {again}", err=True)
         return 1
     click.echo(f"Resume with: {again}", err=True)
     if progress.phase == "interrupted":

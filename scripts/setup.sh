@@ -59,6 +59,8 @@ install_packages() {
         have iptables || missing+=(iptables)
     fi
     [[ -z "$extras" ]] || have ip || missing+=(iproute2)
+    [[ -z "$extras" ]] || have bwrap || missing+=(bubblewrap)
+    [[ -z "$extras" ]] || have_postgres || missing+=(postgresql) # the tests start servers of their own
     if ! have debootstrap; then
         if [[ -n "$answering" ]] && ((EUID != 0)); then
             say "debootstrap is missing; it is needed only where no image registry can be reached"
@@ -78,6 +80,9 @@ install_packages() {
     apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null ||
         die "apt-get could not install ${missing[*]}; its reason is in the lines above"
 }
+
+# Debian keeps the server's programs off the PATH.
+have_postgres() { have initdb || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 
 venv_works() { "$VENV/bin/python" -I -c "$PYTHON_CHECK" >/dev/null 2>&1; }
 

@@ -8,7 +8,10 @@ import click
 import msgspec
 
 from events.errors import InputError
+from scripts.store_copy import copy
 from scripts.store_import import register
+from scripts.store_migrate import migrate
+from scripts.store_rebuild import rebuild
 from store.log import EventLog
 from store.opening import open_store
 from store.pruning import Cut, cut_of
@@ -40,7 +43,11 @@ class PruneView(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.group("store")
 def command() -> None:
-    """Looks after stores."""
+    """Looks after stores: their schema, their copies, their read models, and what may go."""
+
+
+for _subcommand in (migrate, copy, rebuild):
+    command.add_command(_subcommand)
 
 
 register(command)

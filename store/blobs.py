@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from events.errors import InputError, LogCorrupt, LogUnavailable
 
-__all__ = ["BlobStore", "FileBlobs", "MemoryBlobs"]
+__all__ = ["BlobStore", "FileBlobs", "ListedBlobs", "MemoryBlobs", "check_digest"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK_BYTES = 1 << 20
@@ -64,7 +64,15 @@ class BlobStore(ABC):
         """Whether the blob is here; its content is not looked at."""
 
 
-class MemoryBlobs(BlobStore):
+class ListedBlobs(BlobStore):
+    """Blobs that can be counted up."""
+
+    @abstractmethod
+    def digests(self) -> Iterator[str]:
+        """The digests of all blobs, in their order; one that is put meanwhile may be missing."""
+
+
+class MemoryBlobs(ListedBlobs):
     """Blobs in a dictionary, for tests."""
 
     def __init__(self) -> None:
@@ -79,7 +87,7 @@ class MemoryBlobs(BlobStore):
         return self.put(b"".join(_chunks_of(Path(path))))
 
     def get(self, digest: str) -> bytes:
-        data = self._blobs.get(_checked(digest))
+        data = self._blobs.get(check_digest(digest))
         if data is None:
             raise LogCorrupt(where=f"blob {digest}", detail="it is missing")
         return data
@@ -88,10 +96,13 @@ class MemoryBlobs(BlobStore):
         return BytesIO(self.get(digest))
 
     def has(self, digest: str) -> bool:
-        return _checked(digest) in self._blobs
+        return check_digest(digest) in self._blobs
+
+    def digests(self) -> Iterator[str]:
+        yield from sorted(self._blobs)
 
 
-class FileBlobs(BlobStore):
+class FileBlobs(ListedBlobs):
     """One file a blob, at ``ROOT/ab/cdef…``; the folder is made by the first ``put``."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -126,9 +137,15 @@ class FileBlobs(BlobStore):
     def has(self, digest: str) -> bool:
         return self.path_of(digest).is_file()
 
+    def digests(self) -> Iterator[str]:
+        for folder in sorted(self.root.glob("[0-9a-f][0-9a-f]")):
+            for name in sorted(path.name for path in folder.iterdir()):
+                if _DIGEST.fullmatch(folder.name + name):
+                    yield folder.name + name
+
     def path_of(self, digest: str) -> Path:
         """The file of a blob, for people to look at; whether it is there is not checked."""
-        return self.root / _checked(digest)[:2] / digest[2:]
+        return self.root / check_digest(digest)[:2] / digest[2:]
 
     def _file(self, digest: str) -> BufferedReader:
         path = self.path_of(digest)
@@ -176,7 +193,8 @@ class FileBlobs(BlobStore):
         return digest
 
 
-def _checked(digest: str) -> str:
+def check_digest(digest: str) -> str:
+    """``digest``; raises ``ValueError`` unless it is 64 lower-case hexadecimal digits."""
     if not _DIGEST.fullmatch(digest):
         raise ValueError(f"{digest!r} is no SHA-256 digest: 64 lower-case hexadecimal digits")
     return digest

@@ -340,8 +340,16 @@ def _revoked(owner: str, repo: str, at: float, event: ContextRevoked, tables: Ta
 def _rate_limited(owner: str, repo: str, at: float, event: AttemptRateLimited, tables: Tables) -> None:  # noqa: ARG001
     attempt = tables.attempt(event.attempt_id)
     if attempt is not None:
-        state = AttemptState.RATE_LIMITED
-        tables.put(replace(attempt, state=state, finished_at=at, message=event.message, reset_at=event.reset_at))
+        tables.put(
+            replace(
+                attempt,
+                state=AttemptState.RATE_LIMITED,
+                finished_at=at,
+                message=event.message,
+                reset_at=event.reset_at,
+                blobs=event.blobs,
+            )
+        )
 
 
 def _interrupted(owner: str, repo: str, at: float, event: AttemptInterrupted, tables: Tables) -> None:  # noqa: ARG001

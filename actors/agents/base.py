@@ -182,6 +182,10 @@ class Adapter(ABC):
     """The newest whose behaviour was measured; a newer one is warned about."""
     variables: ClassVar[frozenset[str]]
     """What an account may set."""
+    briefing_file: ClassVar[str] = "AGENTS.md"
+    """The file of its working folder that it reads by itself, before the prompt."""
+    configuration: ClassVar[tuple[str, ...]]
+    """Names below a home in which it keeps its login and settings."""
     tells_cost: ClassVar[bool] = False
     fixed_environment: ClassVar[Mapping[str, str]] = {}
     """Variables that every session has."""

@@ -37,6 +37,8 @@ class Claude(Adapter):
     package = "@anthropic-ai/claude-code"
     oldest = (2, 1, 197)
     measured = (2, 1, 330)
+    briefing_file = "CLAUDE.md"
+    configuration = (".claude", ".claude.json")
     tells_cost = True
     # Without these it calls its maker, whatever the base URL is.
     fixed_environment: ClassVar = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}

@@ -52,6 +52,7 @@ class Codex(Adapter):
     package = "@openai/codex"
     oldest = (0, 169, 0)
     measured = (0, 169, 0)
+    configuration = (".codex",)
     variables = frozenset({KEY, "OPENAI_BASE_URL", "OPENAI_MODEL"})
 
     def arguments(self, access: Access) -> tuple[str, ...]:

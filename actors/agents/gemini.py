@@ -56,6 +56,8 @@ class Gemini(Adapter):
     package = "@google/gemini-cli"
     oldest = (0, 61, 0)
     measured = (0, 61, 0)
+    briefing_file = "GEMINI.md"
+    configuration = (".gemini",)
     variables = frozenset({"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GEMINI_MODEL"})
     # In a folder that it does not trust it refuses to work.
     fixed_environment: ClassVar = {"GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_TELEMETRY_ENABLED": "false"}

@@ -49,6 +49,8 @@ class Qwen(Adapter):
     package = "@qwen-code/qwen-code"
     oldest = (0, 24, 0)
     measured = (0, 24, 4)
+    briefing_file = "QWEN.md"
+    configuration = (".qwen",)
     variables = frozenset({"OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"})
     fixed_environment: ClassVar = {"QWEN_CODE_SUPPRESS_YOLO_WARNING": "1"}
     fixed_files: ClassVar = {".qwen/settings.json": json.dumps(SETTINGS, indent=1)}

@@ -50,6 +50,10 @@ class Redactor:
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
         self.longest_chars = max(map(len, ordered), default=0)
 
+    def knows(self, text: str) -> bool:
+        """Whether one of the known values is in the text."""
+        return self._known is not None and self._known.search(text) is not None
+
     def text(self, text: str) -> str:
         """The text with every secret masked."""
         if self._known is not None:

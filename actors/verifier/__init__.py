@@ -5,8 +5,8 @@ outside; a verdict is computed from them here. `Verifier.verify` goes from the t
 files and the import check to the repository's own tests.
 """
 
-from actors.verifier.container import Ended, Limits
-from actors.verifier.report import ReportRefused, TestOutcome
+from actors.verifier.containers.container import Ended, Limits
+from actors.verifier.suite.report import ReportRefused, TestOutcome
 from actors.verifier.trial import Verdict
 from actors.verifier.verify import Verifier
 

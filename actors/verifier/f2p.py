@@ -13,13 +13,16 @@ be built, the context's own package script builds it first, in the same containe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
-from actors.verifier import judging
-from actors.verifier.commit import CommitTree
+from actors.verifier.lanes import side_by_side
 from actors.verifier.levels import Subject
-from actors.verifier.patches import apply_patches, compiled_sources
-from actors.verifier.report import TestOutcome
 from actors.verifier.session import PytestRun, Session
+from actors.verifier.suite import judging
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.patches import apply_patches, compiled_sources
+from actors.verifier.suite.report import TestOutcome
 from events.errors import InputError
 from events.work import FailureClass, PullRequest
 from store.docker_context import DockerContext
@@ -47,19 +50,24 @@ def f2p(session: Session, subject: Subject, *, request: PullRequest, tree: Commi
         after = apply_patches(tree, [one for one in (request.test_patch, request.patch) if one])
     except InputError as exc:
         trial.refuse("f2p", exc.message)
-    sides: dict[str, list[dict[str, str]]] = {}
-    for side, files in (("before", before), ("after", after)):
-        runs = [_run(session, subject, f"f2p_{side}_{number}", files, context) for number in range(1, RUNS + 1)]
-        sides[side] = [_outcomes(one) for one in runs]
+    script = session.spool / "docker_build_pkg.sh"
+    script.write_text(context.build_pkg_sh, encoding="utf-8")
+    wanted = [(side, files) for side, files in (("before", before), ("after", after)) for _ in range(RUNS)]
+    runs = side_by_side(
+        session,
+        [
+            partial(_run, subject=subject, kind=f"f2p_{side}_{place % RUNS + 1}", files=files, script=script)
+            for place, (side, files) in enumerate(wanted)
+        ],
+    )
+    outcomes = [_outcomes(one) for one in runs]
     changed_tests = sorted(path for path in before if path.endswith(".py"))
-    _judge(session, request, sides["before"], sides["after"], changed_tests=changed_tests)
+    _judge(session, request, outcomes[:RUNS], outcomes[RUNS:], changed_tests=changed_tests)
 
 
 def _run(
-    session: Session, subject: Subject, kind: str, files: Mapping[str, bytes | None], context: DockerContext
+    session: Session, *, subject: Subject, kind: str, files: Mapping[str, bytes | None], script: Path
 ) -> PytestRun:
-    script = session.spool / "docker_build_pkg.sh"
-    script.write_text(context.build_pkg_sh, encoding="utf-8")
     prepare = [["/bin/bash", BUILD_SCRIPT]] if compiled_sources(files) else []
     return session.pytest(
         kind,

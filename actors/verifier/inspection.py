@@ -12,8 +12,8 @@ import hashlib
 import os
 import posixpath
 import tempfile
-from collections.abc import Collection, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
 
 import msgspec
@@ -22,23 +22,27 @@ from loguru import logger
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings
-from actors.verifier.allowed_plugins import allowed_names
-from actors.verifier.commit import CommitTree
-from actors.verifier.container import CHECKOUT
-from actors.verifier.control import COMPILED, OwnFile, failing_tests, hidden_files, speaks_of_functions, unimportable
+from actors.verifier.checks.allowed_plugins import allowed_names
+from actors.verifier.checks.environment import check_environment
+from actors.verifier.checks.origin import check_origin
+from actors.verifier.checks.provenance import check_provenance
+from actors.verifier.checks.requirements import missing
+from actors.verifier.checks.startup import check_startup
+from actors.verifier.checks.tools import check_channel, check_tools
+from actors.verifier.checks.tree import check_tree
+from actors.verifier.checks.truth import IndexTruth
+from actors.verifier.containers.bytecode import Sources, genuine_sources
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.environment import check_environment
-from actors.verifier.expected import Expected, expected_tests
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.installed import plugins, read_installed
-from actors.verifier.layers import ImageRefused, open_image
-from actors.verifier.origin import check_origin
-from actors.verifier.provenance import check_provenance
-from actors.verifier.startup import check_startup
-from actors.verifier.tools import check_channel, check_tools
-from actors.verifier.tree import check_tree
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.installed import plugins, read_installed
+from actors.verifier.image.layers import ImageRefused, open_image
+from actors.verifier.image.layout import layout_of
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.control import COMPILED, OwnFile, failing_tests, hidden_files, is_test_file, unimportable
+from actors.verifier.suite.evidence import Functions, speaking, standing
+from actors.verifier.suite.expected import Expected, expected_tests
 from actors.verifier.trial import Trial
-from actors.verifier.truth import IndexTruth
 from events.errors import InfraError
 from events.work import Level, PullRequest
 
@@ -65,13 +69,16 @@ SOLD = {
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of an inspection. ``findings``: by defence; ``plugins``: distributions that bring pytest plug-ins;
-    ``allowed``: those of them that may be loaded."""
+    ``allowed``: those of them that may be loaded; ``genuine``: code that is known to be genuine and may be compiled;
+    ``not_installed``: distributions that the pull request requires and that are missing."""
 
     findings: list[Finding]
     distributions: list[str]
     own: list[OwnFile]
     plugins: list[str]
     allowed: list[str]
+    genuine: list[Sources]
+    not_installed: list[str]
 
 
 class Inspection:
@@ -81,34 +88,56 @@ class Inspection:
         self._facts, self._tree, self._primary_root = facts, tree, primary_root
         self.plugins: list[str] = facts.plugins if every_plugin else facts.allowed
         """Distributions whose plug-ins pytest may load."""
+        self.not_installed = facts.not_installed
+        """Distributions that the pull request requires and that are missing."""
+        self.genuine = facts.genuine
+        """Code that is known to be genuine: see ``bytecode.py``."""
 
-    @property
+    @cached_property
     def expected(self) -> Expected:
         """The commit's own list of tests."""
         return expected_tests(self._tree, primary_root=self._primary_root)
 
-    def controls(self, test_files: Collection[str]) -> list[Mapping[str, bytes | None]]:
+    def speaking(self, tests: Mapping[str, tuple[str, str]]) -> set[str]:
+        """Of tests, those that speak of a function of the package: see ``evidence.py``. ``tests``: file of the commit,
+        and name there, by node id. All of them, if the package has compiled modules: nobody reads those."""
+        if self._is_compiled:
+            return set(tests)
+        sources = [one.source for one in self._facts.own if one.source in self._tree.files]
+        own = [path for path in sources if path and path.endswith(".py") and not is_test_file(path)]
+        return speaking(self._tree, Functions.of(self._tree, own), tests)
+
+    def controls(self, *, speaking: bool) -> list[Mapping[str, bytes | None]]:
         """What is laid over the image for the negative control: the first, and those for when that passes too much.
 
         First the functions of the package raise. A package whose work is done by compiled modules passes that in good
         faith, so they are taken away next. Where there are none, the tests may be of constants alone: then the modules
-        cannot be imported. That is an answer only if the tests speak of no function of the package: else something
-        stands in for the functions, and would be taken away with them.
+        cannot be imported. That is an answer only if no test of the sample speaks of a function of the package: else
+        something stands in for the functions, and would be taken away with them.
 
         Args:
-            test_files: the commit's files in which the sample's tests stand.
+            speaking: whether the tests of the sample speak of functions.
         """
         own, tree = self._facts.own, self._tree
         found = [hidden_files(tree, own)]
-        if any(one.path.endswith(COMPILED) for one in own):
+        if self._is_compiled:
             found.append(hidden_files(tree, own, compiled=True))
-        elif not speaks_of_functions(tree, own, test_files):
+        elif not speaking:
             found.append(unimportable(own))
         return [{f"/{path}": content for path, content in files.items()} for files in found if files]
 
-    def failing(self, tests: Mapping[str, str]) -> dict[str, bytes | None]:
-        """What is laid over the image to have these tests fail; ``tests``: file of the commit by node id."""
-        return self.in_image(failing_tests(self._tree, tests))
+    @property
+    def _is_compiled(self) -> bool:
+        return any(one.path.endswith(COMPILED) for one in self._facts.own)
+
+    def failing(self, tests: Mapping[str, tuple[str, str]]) -> dict[str, bytes | None]:
+        """What is laid over the image to have these tests fail; ``tests``: as for ``speaking``."""
+        return self.in_image(failing_tests(self._tree, {path for path, _ in tests.values()}))
+
+    def standing(self, tests: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        """Of tests, those whose function is written in their file, not inherited from another."""
+        found = standing(self._tree, tests)
+        return {test: place for test, place in tests.items() if test in found}
 
     def in_image(self, files: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
         """Changed files of the commit by their absolute paths in the image: in the checkout, and installed copies."""
@@ -190,13 +219,16 @@ class Inspector:
         origin = check_origin(files, tree, primary_root=request.primary_root or ".")
         own = {one.name for one in origin.distributions}
         named = own | allowed_names(tree, env_payload=request.env_payload or "")
+        modules = [OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files]
         bringing = sorted({one.distribution for one in plugins(installed)})
         return Facts(
             findings=[*findings, *origin.findings],
             distributions=[f"{one.name} {one.version}" for one in origin.distributions],
-            own=[OwnFile(file.path, file.checkout_path) for module in origin.modules for file in module.files],
+            own=modules,
             plugins=bringing,
             allowed=[name for name in bringing if name in named],
+            genuine=genuine_sources(files, without={one.path for one in modules}),
+            not_installed=missing(request.env_payload or "", installed, version=layout_of(files).version),
         )
 
     def _kept(self, key: str) -> Facts | None:
@@ -222,7 +254,7 @@ class Inspector:
 
 
 def _refused(finding: Finding) -> Facts:
-    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[])
+    return Facts(findings=[finding], distributions=[], own=[], plugins=[], allowed=[], genuine=[], not_installed=[])
 
 
 def _of(facts: Facts, defence: Defence) -> list[Finding]:
@@ -238,6 +270,6 @@ def _key(image: BuiltImage, request: PullRequest) -> str:
 def _own_code() -> str:
     """A digest of this package: facts that other code found are not used."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -5,15 +5,18 @@ Each raises :class:`actors.verifier.trial.Refused` at the first thing that refus
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 
-from actors.verifier import control, judging
-from actors.verifier.collection import Collected, CollectorReport, compare, written_in
-from actors.verifier.container import CHECKOUT
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence, Finding
 from actors.verifier.inspection import Inspection
-from actors.verifier.report import ReportRefused, TestOutcome, counts, encode_outcomes, read_report
+from actors.verifier.lanes import side_by_side
 from actors.verifier.session import PytestRun, Session
+from actors.verifier.suite import control, judging
+from actors.verifier.suite.collection import Collected, CollectorReport, compare, written_in
+from actors.verifier.suite.report import ReportRefused, TestOutcome, counts, encode_outcomes, read_report
 from events.work import VerificationRules
 
 __all__ = ["SmokeReport", "Subject", "smoke", "tests"]
@@ -89,24 +92,49 @@ def tests(session: Session, subject: Subject) -> list[TestOutcome]:
     trial.stage = "tests"
     settings = session.settings
     plugins = subject.inspection.plugins
-    run = session.pytest("test", plugins=plugins, wall_s=settings.test_timeout_s)
-    trial.test_s = run.wall_s
-    outcomes = judging.mark_known(run.report.outcomes, subject.known_failures)
-    _keep(session, outcomes)
-    trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
-    if trial.applies(Defence.COLLECTION):
-        found = compare(subject.inspection.expected, _collected(run))
-        trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
+    with ThreadPoolExecutor(max_workers=1) as host:
+        expected = host.submit(lambda: subject.inspection.expected)  # while the container works
+        run = session.pytest("test", plugins=plugins, wall_s=settings.test_timeout_s)
+        trial.test_s = run.wall_s
+        outcomes = judging.mark_known(run.report.outcomes, subject.known_failures)
+        _keep(session, outcomes)
+        trial.record(Defence.CANARIES, _canaries(session, run), detail=f"{len(run.canaries)} that must fail did")
+        if trial.applies(Defence.COLLECTION):
+            not_installed = subject.inspection.not_installed
+            found = compare(expected.result(), _collected(run), not_installed=not_installed)
+            trial.record(Defence.COLLECTION, found, detail=f"{len(run.report.selected)} tests, as the commit has them")
     _complete(session, run)
-    outcomes = _run_again(session, subject, outcomes)
-    _keep(session, outcomes)
-    good, detail = judging.judge(outcomes, subject.rules, passed_before=subject.passed_before)
-    if not good:
-        trial.refuse("tests", detail)
-    trial.note("tests", detail)
-    if trial.applies(Defence.CONTROL):
-        _failing_control(session, subject, outcomes, _collected(run))
-        _control(session, subject, outcomes, _collected(run))
+    return _settled(session, subject, outcomes, _collected(run))
+
+
+def _settled(
+    session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected
+) -> list[TestOutcome]:
+    """The final outcomes: failing tests are run again; beside that, where it is likely to end well, the controls."""
+
+    def again(branch: Session) -> list[TestOutcome]:
+        found = _run_again(branch, subject, outcomes)
+        _keep(branch, found)
+        good, detail = judging.judge(found, subject.rules, passed_before=subject.passed_before)
+        if not good:
+            branch.trial.refuse("tests", detail)
+        branch.trial.note("tests", detail)
+        return found
+
+    def failing(branch: Session) -> list[TestOutcome]:
+        _failing_control(branch, subject, outcomes, collected)
+        return []
+
+    def control(branch: Session) -> list[TestOutcome]:
+        _control(branch, subject, outcomes, collected)
+        return []
+
+    controls = [failing, control] if session.trial.applies(Defence.CONTROL) else []
+    if judging.judge(outcomes, subject.rules, passed_before=subject.passed_before)[0]:
+        return side_by_side(session, [again, *controls])[0]
+    outcomes = again(session)
+    if controls:
+        side_by_side(session, controls)
     return outcomes
 
 
@@ -172,7 +200,7 @@ def _run_again(session: Session, subject: Subject, outcomes: list[TestOutcome]) 
 
 def _failing_control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
     """With the tests' own code taken away, and everything else in its place, the tests that passed must not pass."""
-    places = written_in(subject.inspection.expected, collected)
+    places = subject.inspection.standing(written_in(subject.inspection.expected, collected))
     passed = {one.test: one.outcome for one in outcomes if one.test in places}
     chosen = control.choose(passed, seed=subject.seed, at_most=CONTROL_SAMPLE)
     files = subject.inspection.failing({test: places[test] for test in chosen})
@@ -202,13 +230,17 @@ def _control_s(session: Session) -> float:
 def _control(session: Session, subject: Subject, outcomes: list[TestOutcome], collected: Collected) -> None:
     """With the package's own code taken away, the tests that passed must not pass."""
     trial = session.trial
-    chosen = control.choose({one.test: one.outcome for one in outcomes}, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    places = written_in(subject.inspection.expected, collected)
+    silent = set(places) - subject.inspection.speaking(places)
+    passed = {one.test: one.outcome for one in outcomes}
+    telling = {test: outcome for test, outcome in passed.items() if test not in silent}
+    chosen = control.choose(telling, seed=subject.seed, at_most=CONTROL_SAMPLE)
+    is_speaking = bool(chosen)
+    chosen = chosen or control.choose(passed, seed=subject.seed, at_most=CONTROL_SAMPLE)
     finding: Finding | None = Finding(
         defence=Defence.CONTROL, message="the package has no code that could be taken away"
     )
-    places = written_in(subject.inspection.expected, collected)
-    controls = subject.inspection.controls({places[test] for test in chosen if test in places})
-    for number, files in enumerate(controls, start=1):
+    for number, files in enumerate(subject.inspection.controls(speaking=is_speaking), start=1):
         run = session.pytest(
             "control" if number == 1 else f"control_{number}",
             plugins=subject.inspection.plugins,

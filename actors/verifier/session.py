@@ -6,6 +6,7 @@ read from a file that was made outside for this run alone.
 
 from __future__ import annotations
 
+import copy
 import secrets
 import signal
 import threading
@@ -17,8 +18,9 @@ import msgspec
 from actors.images.engine import Engine
 from actors.images.outcomes import BuiltImage
 from actors.settings import VerifySettings
-from actors.verifier.channel import ChannelMaker, MountedFiles
-from actors.verifier.container import (
+from actors.verifier.containers.channel import ChannelMaker, MountedFiles
+from actors.verifier.containers.container import (
+    BYTECODE_PREFIX,
     CHECKOUT,
     ENVIRONMENT,
     PYTHON,
@@ -29,8 +31,8 @@ from actors.verifier.container import (
     run_in_container,
 )
 from actors.verifier.defences import Defence
-from actors.verifier.judging import NAMED_TESTS
-from actors.verifier.report import ReportRefused, RunReport, parse_report, read_report
+from actors.verifier.suite.judging import NAMED_TESTS
+from actors.verifier.suite.report import ReportRefused, RunReport, parse_report, read_report
 from actors.verifier.trial import Trial
 from events.work import FailureClass
 
@@ -40,6 +42,7 @@ RESULTS = "/headrace/results"
 REQUEST = "/headrace/request.json"
 MIB = 1024 * 1024
 CANARIES = 3
+SLOT_POLL_S = 0.2
 SIGNAL_BASE = 192
 
 NO_TESTS_COLLECTED = 5
@@ -72,17 +75,19 @@ class PytestRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``inside/run_tests.py`` is asked: see there. ``prepare``: commands before pytest."""
+    """What ``inside/run_tests.py`` is asked: see there. ``prepare``: commands before pytest; ``traceback``: pytest's
+    style of tracebacks."""
 
     report: str
     only: list[str] | None
     canaries: list[str]
     plugins: list[str]
     prepare: list[list[str]]
+    traceback: str
 
 
 class Session:
-    """The containers of one verification, one after another."""
+    """The containers of one verification; as many at once as the settings say, in branches."""
 
     def __init__(
         self,
@@ -94,17 +99,27 @@ class Session:
         image: BuiltImage,
         folder: str,
         labels: dict[str, str],
+        bytecode: Mapping[str, Path],
         spool: Path,
         cancel: threading.Event,
     ) -> None:
-        """``folder``: where the tests run, in the image; ``spool``: where logs and reports are put."""
+        """``folder``: where the tests run, in the image; ``bytecode``: see ``bytecode.py``; ``spool``: where logs and
+        reports are put."""
         self.trial, self.settings, self.spool = trial, settings, spool
         self._engine, self._means, self._image = engine, means, image
-        self._folder, self._labels, self._cancel = folder, labels, cancel
+        self._folder, self._labels, self._bytecode = folder, labels, bytecode
+        self.cancel = cancel
+        self._slots = threading.Semaphore(settings.containers)
+
+    def branch(self, cancel: threading.Event) -> Session:
+        """The same session with a trial of its own, for another thread; ``cancel`` ends what it runs."""
+        made = copy.copy(self)
+        made.trial, made.cancel = self.trial.branch(), cancel
+        return made
 
     def script(self, name: str, *arguments: str, report: str, kind: str, wall_s: float) -> tuple[Ended, Path]:
         """Runs one of our scripts that is not pytest; its end and its report file."""
-        command = [PYTHON, "-I", f"{SCRIPTS}/{name}", *arguments]
+        command = [PYTHON, "-I", "-X", f"pycache_prefix={BYTECODE_PREFIX}", f"{SCRIPTS}/{name}", *arguments]
         return self._run(command, kind=kind, report=report, wall_s=wall_s, folder=CHECKOUT)
 
     def pytest(
@@ -142,6 +157,7 @@ class Session:
             canaries=canaries,
             plugins=sorted(plugins),
             prepare=list(prepare),
+            traceback="native" if may_break else "auto",  # pytest's own take 11 ms for each test that fails
         )
         asked = self.spool / f"{kind}-request.json"
         asked.write_bytes(msgspec.json.encode(request))
@@ -223,6 +239,7 @@ class Session:
             pids=settings.pids,
             disk_bytes=settings.disk_mb * MIB,
         )
+        self._take_slot(kind)
         try:
             ended = run_in_container(
                 self._engine,
@@ -233,18 +250,27 @@ class Session:
                 labels=self._labels,
                 results={f"{RESULTS}/{report}": path},
                 log=trial.log,
-                cancel=self._cancel,
+                cancel=self.cancel,
                 files=files,
                 extra_mounts=mounts,
+                bytecode=self._bytecode,
                 network=settings.network,
                 channel=self._means.channel,
                 environment=self._means.environment,
             )
         except CannotStart as exc:
             trial.refuse(trial.stage, f"the {kind} run cannot be started: {exc}")
+        finally:
+            self._slots.release()
         peaks = (trial.peak_memory_bytes, ended.peak_memory_bytes)
         trial.peak_memory_bytes = max(filter(None, peaks), default=None)
         return ended, path
+
+    def _take_slot(self, kind: str) -> None:
+        """Waits until another container may be started."""
+        while not self._slots.acquire(timeout=SLOT_POLL_S):
+            if self.cancel.is_set():
+                self.trial.refuse(kind, f"{kind}: cancelled", failure_class=FailureClass.INFRA, cancelled=True)
 
 
 def _signal_name(number: int) -> str:

@@ -60,6 +60,22 @@ class Trial:
         self.peak_memory_bytes: int | None = None
         self.log: Path | None = None
 
+    def branch(self) -> Trial:
+        """A trial of its own for what goes on beside others; ``join`` takes in what it found."""
+        made = Trial(without=self.without)
+        made.stage, made.test_s, made.log = self.stage, self.test_s, self.log
+        return made
+
+    def join(self, branch: Trial) -> None:
+        """Takes in what a branch found; the last one that is joined says where the trial stands."""
+        self.stage, self.log = branch.stage, branch.log
+        self.checks += branch.checks
+        self.files |= branch.files
+        self.counts = branch.counts or self.counts
+        self.test_s = self.test_s if branch.test_s is None else branch.test_s
+        peaks = (self.peak_memory_bytes, branch.peak_memory_bytes)
+        self.peak_memory_bytes = max(filter(None, peaks), default=None)
+
     def applies(self, defence: Defence) -> bool:
         """Whether a defence is on; only tests switch one off."""
         return defence not in self.without

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,16 +21,18 @@ import msgspec
 from actors.images.engine import TIER_TEST, Engine, attempt_labels
 from actors.images.outcomes import BuiltImage
 from actors.settings import BuildSettings, VerifySettings
-from actors.verifier.audit import audit
-from actors.verifier.commit import CommitTree
-from actors.verifier.container import CHECKOUT
+from actors.verifier.checks.audit import audit
+from actors.verifier.checks.template import check_template
+from actors.verifier.containers.bytecode import Bytecode
+from actors.verifier.containers.container import CHECKOUT
 from actors.verifier.defences import Defence
 from actors.verifier.f2p import f2p
 from actors.verifier.inspection import Inspector
+from actors.verifier.lanes import side_by_side
 from actors.verifier.levels import Subject, smoke, tests
-from actors.verifier.report import TestOutcome, decode_outcomes
 from actors.verifier.session import Means, Session
-from actors.verifier.template import check_template
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.report import TestOutcome, decode_outcomes
 from actors.verifier.trial import Refused, Trial, Verdict
 from events.errors import InfraError
 from events.work import FailureClass, Level, Stage, WorkOrder
@@ -57,6 +60,7 @@ class Verifier:
         """``without`` and ``means`` are for tests, which show that each defence is needed; no setting leads here."""
         self._engine, self._settings, self._without = engine, settings, without
         self._means = means or Means()
+        self._bytecode = Bytecode(engine=engine, cache_dir=cache_dir)
         self._inspector = Inspector(engine=engine, build=build, cache_dir=cache_dir)
 
     def audit(self, context: DockerContext) -> Verdict:
@@ -142,6 +146,7 @@ class Verifier:
             image=image,
             folder=f"{CHECKOUT}/{request.primary_root or '.'}",
             labels=labels,
+            bytecode=self._bytecode.folders(image.image_id, inspection.genuine, labels=labels, cancel=cancel),
             spool=spool,
             cancel=cancel,
         )
@@ -154,9 +159,10 @@ class Verifier:
             known_failures=frozenset(one.test for one in before if one.failed and rules.allow_known_failures),
             passed_before=frozenset(one.test for one in before if one.outcome == "passed"),
         )
-        smoke(session, subject)
+        parts: list[Callable[[Session], object]] = [lambda branch: smoke(branch, subject)]
         if rules.level in RUNS_TESTS:
-            tests(session, subject)
+            parts.append(lambda branch: tests(branch, subject))
+        side_by_side(session, parts)
         if rules.level is Level.F2P:
             f2p(session, subject, request=request, tree=tree, context=context)
 

@@ -13,7 +13,7 @@ from loguru import logger
 from rich.console import Console
 from rich.table import Table
 
-from scripts.bench import append, gather, opening, orchestration, replay, simulation, verification, writer
+from scripts.bench import append, gather, opening, orchestration, replay, shared_store, simulation, verification, writer
 from scripts.bench.figures import Figure
 from scripts.bench.machine import describe
 from scripts.bench.options import Options
@@ -23,6 +23,7 @@ __all__ = ["MODULES", "main", "report"]
 MODULES: Mapping[str, Callable[[Options], Sequence[Figure]]] = {
     "append": append.measure,
     "writer": writer.measure,
+    "supabase": shared_store.measure,
     "replay": replay.measure,
     "opening": opening.measure,
     "simulation": simulation.measure,

@@ -1,13 +1,14 @@
 """Runs a sweep with the scripted workbench in a process of its own: ``python -m tests.actors.drive FOLDER [ADDRESS]``.
 
-FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is ``log.db`` there, and what lived
-meanwhile is in ``alive.jsonl``, a look a line. The exit code is 0 when the sweep finished, 130 when it was interrupted,
-else 3.
+FOLDER holds ``rows.jsonl``, ``script.json`` and ``settings.json``; the log is in the store ``HEADRACE_TEST_STORE``, and
+what lived meanwhile is in ``alive.jsonl``, a look a line. The exit code is 0 when the sweep finished, 130 when it was
+interrupted, else 3.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from pathlib import Path
@@ -45,8 +46,8 @@ def main(folder: Path, address: str | None = None) -> int:
             file.write(msgspec.json.encode(alive) + b"\n")
 
     options = RunOptions(
-        store_url=f"sqlite:///{folder}/log.db",
-        sweep="s",
+        store_url=os.environ["HEADRACE_TEST_STORE"],
+        sweep=os.environ.get("HEADRACE_TEST_SWEEP", "s"),
         settings=settings,
         address=address,
         workbench=functools.partial(make_scripted, folder),

@@ -110,6 +110,7 @@ class Sweep:
         agents: AgentSettings | None = None,
     ) -> None:
         self.folder = folder
+        self.store = f"sqlite:///{folder}/log.db"
         (folder / "rows.jsonl").write_bytes(rows_to_bytes(pull_requests))
         settings = Settings(
             sweep=sweep or SweepSettings(workers=2, drain_s=0.5),
@@ -135,6 +136,7 @@ class Sweep:
             env={
                 **os.environ,
                 **(environment or {}),
+                "HEADRACE_TEST_STORE": self.store,
                 "HEADRACE_FAULT": die_at,
                 "HEADRACE_FAULT_FIRED": str(self.fired),
             },
@@ -190,7 +192,7 @@ class Sweep:
 
     def events(self) -> list[tuple[str, Event]]:
         """Every event with its stream."""
-        return read_events(f"sqlite:///{self.folder}/log.db")
+        return read_events(self.store)
 
     def repositories(self) -> list[RepositoryState]:
         """Every repository as the log has it."""

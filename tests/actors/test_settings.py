@@ -76,6 +76,12 @@ def test_the_policy_in_the_log_is_that_of_the_settings() -> None:
     assert len(policy.stock_context) == 64
 
 
+def test_what_agents_may_do_is_part_of_the_policy() -> None:
+    environment = {"HEADRACE_AGENTS_ACCOUNT": '[{"name": "c", "agent": "codex"}]', "HEADRACE_AGENTS_RACE": "3"}
+    policy = policy_of(load_settings(environ={**environment, "DATASMITH_RL_MAX_RETRIES": "1"}))
+    assert (policy.generate, policy.race, policy.rl_max_retries) == (True, 3, 1)
+
+
 def test_paths_are_made_absolute_for_processes_with_other_working_folders() -> None:
     found = load_settings(environ={"HEADRACE_SWEEP_CACHE_DIR": "caches", "HEADRACE_BUILD_CA_BUNDLE": "~/ca.pem"})
     assert found.cache_dir == Path.cwd() / "caches"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from actors.agents.base import Access, Event, Final, Retry
 from actors.agents.session import SessionEnd, SessionLimits, run_session
 from tests.agents.models import SERVERS, Json, ModelServer
 
-__all__ = ["FILE", "KEY", "WRITE", "Outcome", "Scenario", "access_of", "play"]
+__all__ = ["FILE", "KEY", "WRITE", "Outcome", "Scenario", "access_of", "install_programs", "play"]
 
 KEY = "dummy-key-of-the-tests"
 FILE = "task/docker_build_pkg.sh"
@@ -50,6 +52,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     wrote: bool
     requests: int
     transcript: str
+
+
+def install_programs() -> Path:
+    """The folder of the pinned programs, installed on first use."""
+    cache = Path(os.environ.get("HEADRACE_TEST_CACHE") or Path("~/.cache/headrace-tests").expanduser())
+    script = Path(__file__).parents[2] / "scripts" / "install_agents.sh"
+    environment = {**os.environ, "HEADRACE_TEST_CACHE": str(cache)}
+    subprocess.run(["bash", str(script)], env=environment, check=True, stdin=subprocess.DEVNULL)
+    return cache / "agents" / "bin"
 
 
 def access_of(agent: str, url: str, *, oauth: bool = False) -> Access:

@@ -23,7 +23,7 @@ from actors.agents.adapters import ADAPTERS, Verdict, probe
 from actors.agents.base import FileChanged, ToolCall, ToolResult
 from actors.agents.session import SessionReason
 from tests.agents.models import SERVERS, Json, gemini_error
-from tests.agents.real import KEY, WRITE, Outcome, Scenario, play
+from tests.agents.real import KEY, WRITE, Outcome, Scenario, install_programs, play
 from tests.agents.rows import DEFAULT_PATIENCE, ROWS, anthropic, google, openai
 
 pytestmark = [pytest.mark.slow, pytest.mark.agents, pytest.mark.timeout(300)]
@@ -37,11 +37,7 @@ WATCHDOG_S = 10.0
 @pytest.fixture(scope="session")
 def programs() -> Path:
     """The folder of the pinned programs, installed on first use."""
-    cache = Path(os.environ.get("HEADRACE_TEST_CACHE") or Path("~/.cache/headrace-tests").expanduser())
-    script = Path(__file__).parents[2] / "scripts" / "install_agents.sh"
-    environment = {**os.environ, "HEADRACE_TEST_CACHE": str(cache)}
-    subprocess.run(["bash", str(script)], env=environment, check=True, stdin=subprocess.DEVNULL)
-    return cache / "agents" / "bin"
+    return install_programs()
 
 
 @pytest.fixture(scope="module", autouse=True)

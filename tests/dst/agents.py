@@ -106,7 +106,8 @@ class Provider:
             return _outcome(order, FailureClass.AGENT, "rate_limited", reset_at=reset_at if tells else None)
         luck = self._rng.random()
         if luck < self._terms.aborted:
-            return _outcome(order, FailureClass.AGENT, "stalled")
+            away = self._rng.random() < 0.5
+            return _outcome(order, FailureClass.INFRA if away else FailureClass.AGENT, "server" if away else "stalled")
         made = sha256(order.attempt_id.encode()).hexdigest()
         if refused is not None or luck < self._terms.aborted + self._terms.failed:
             return _outcome(order, refused or FailureClass.RECIPE, "completed", context=made)

@@ -28,77 +28,22 @@ from actors.supervisor import SupervisorConfig, SweepProgress, SweepSupervisor
 from events import codec
 from events.governor import Pauses
 from events.types import Account, Event, RepositoriesAdmitted, RepositoryRows, SweepDefined
-from events.work import CascadePolicy, FailureClass, Level, Outcome, PullRequest, Stage, VerificationRules, WorkOrder
+from events.work import FailureClass, Level, Outcome, PullRequest, Stage, VerificationRules, WorkOrder
 from store.blobs import MemoryBlobs
 from store.log import Append
 from store.opening import Store
 from tests.actors.harness import check_events
-from tests.dst.agents import Agents, Provider
+from tests.dst.agents import Provider
 from tests.dst.checks import CheckedLog, Observer
 from tests.dst.cluster import Cluster, Faults, SimRef
 from tests.dst.loop import Process, SimEvent, VirtualLoop, current_process, sleep
-from tests.pull_requests import pull_request
+from tests.dst.scenario import STOCK, Scenario, draw_scenario
 
 __all__ = ["Run", "Scenario", "World", "run_seed"]
 
-STOCK = "5" * 64
 EPOCH_S = 1_600_000_000.0
 ENDS_AT_S = 20_000.0
 POLL_S = 0.3
-
-
-class Scenario(msgspec.Struct, frozen=True):
-    """What is swept: rows, those that no context builds, and how the workbench behaves.
-
-    The first verdict on those in ``flaky`` is a flake; the refused ones are refused as one of ``classes``.
-    """
-
-    rows: list[PullRequest]
-    refused: frozenset[str]
-    workers: int
-    max_active: int
-    hosts: int
-    seconds: float
-    infra: float
-    policy: CascadePolicy
-    flaky: frozenset[str] = frozenset()
-    classes: tuple[FailureClass, ...] = (FailureClass.RECIPE,)
-    agents: Agents | None = None
-
-
-def _scenario(rng: random.Random) -> Scenario:
-    days = rng.choice([1, 10, 40])
-    rows = [
-        pull_request(
-            repository,
-            number,
-            created_at=f"2020-{1 + number * days // 30 % 12:02d}-{1 + number * days % 28:02d}T00:00:00Z",
-            seed=rng.random() < 0.7,
-        )
-        for repository in range(rng.randrange(1, 4))
-        for number in range(1, rng.randrange(2, 8))
-    ]
-    drawn = Scenario(
-        rows=rows,
-        refused=frozenset(one.name for one in rows if rng.random() < 0.2),
-        workers=rng.randrange(1, 4),
-        max_active=rng.randrange(1, 4),
-        hosts=rng.randrange(1, 3),
-        seconds=rng.choice([0.05, 2.0, 60.0]),
-        infra=rng.choice([0.0, 0.0, 0.1]),
-        policy=CascadePolicy(stock_context=STOCK, neighbor_cap=rng.choice([1, 40])),
-        flaky=frozenset(one.name for one in rows if rng.random() < 0.2),
-        classes=(FailureClass.RECIPE, FailureClass.TIMEOUT, FailureClass.TAMPER),
-    )
-    return _with_agents(drawn, rng) if rng.random() < 0.5 else drawn
-
-
-def _with_agents(drawn: Scenario, rng: random.Random) -> Scenario:
-    policy = msgspec.structs.replace(drawn.policy, generate=True, race=rng.choice([1, 1, 2]))
-    names = [one.name for one in drawn.rows]
-    classes = (FailureClass.RECIPE, FailureClass.TIMEOUT)
-    agents = Agents.drawn(rng, names)
-    return msgspec.structs.replace(drawn, policy=policy, agents=agents, classes=classes, flaky=frozenset())
 
 
 class Bench:
@@ -209,7 +154,7 @@ class World:
     ) -> None:
         self.seed, self.rng, self._show = seed, random.Random(seed), show  # noqa: S311 - replayable by intent
         self._digest = sha256()
-        self.scenario = _scenario(self.rng) if scenario is None else scenario
+        self.scenario = draw_scenario(self.rng) if scenario is None else scenario
         self.loop = VirtualLoop(self.rng, ends_at=ENDS_AT_S)
         self.faults = Faults.drawn(self.rng) if given is None else msgspec.structs.replace(given)
         self.cluster = Cluster(self.loop, self.rng, self.faults, self.note)

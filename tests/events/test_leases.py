@@ -228,9 +228,23 @@ def test_an_account_that_its_provider_refuses_is_paused_and_a_new_run_asks_it_ag
     (one,) = governor.sessions(1)
     governor.end(one, "account", message="invalid x-api-key")
     assert governor.state.pauses["claude"].refused
+    found = outlook(governor.state, governor.now)
+    assert found is None, "codex can be used"
     assert [one.account for one in governor.sessions(1, 2)] == ["codex"]
     assert [type(event) for event in governor.do(forgive(governor.state))] == [AccountReopened]
     assert [one.account for one in governor.sessions(2)] == ["claude"]
+
+
+@pytest.mark.parametrize(("ended", "sessions"), [("account", 1), ("not_started", 0)])
+def test_where_no_account_can_be_used_at_all_nothing_is_waited_for(ended: str, sessions: int) -> None:
+    governor = Governor(claude())
+    (one,) = governor.sessions(1)
+    governor.end(one, ended, message="claude is not installed")
+    found = outlook(governor.state, governor.now)
+    assert found is not None
+    assert found.never
+    assert "claude cannot be used (claude is not installed)" in found.reason
+    assert governor.state.spent_of("claude").sessions == sessions
 
 
 def test_a_session_is_counted_once_however_often_it_is_told() -> None:

@@ -199,6 +199,17 @@ def test_an_interrupted_session_is_told_of_with_what_is_known() -> None:
     assert (end.account, end.limited, end.usd, end.input_tokens) == ("claude", False, None, 0)
 
 
+@pytest.mark.parametrize("ended", ["account", "server", "not_started"])
+def test_what_is_the_accounts_fault_keeps_nothing_else_of_its_repository_waiting(ended: str) -> None:
+    repository = agents(1, 9)
+    (session,) = repository.session(9)
+    (failed,) = repository.came_to(session, outcome(verified=False, cls=FailureClass.INFRA), ended)
+    assert isinstance(failed, AttemptFailed)
+    assert failed.retry_at == repository.now + 2.0
+    assert (repository.state.infra_streak, repository.state.not_before) == (0, 0.0)
+    assert wanted(repository.state, most=2, now=repository.now).sessions == (SessionWanted(1, 2),)
+
+
 # ------------------------------------------------------------ what is wanted
 
 

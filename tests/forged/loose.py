@@ -18,8 +18,8 @@ import docker
 import msgspec
 
 from actors.images import Engine
-from actors.verifier.channel import MountedFiles
-from actors.verifier.container import ENVIRONMENT
+from actors.verifier.containers.channel import MountedFiles
+from actors.verifier.containers.container import ENVIRONMENT
 from actors.verifier.session import Means
 from tests.forged.forgery import Naive
 

@@ -21,7 +21,7 @@ from actors.images import BuildFailed, BuiltImage, Engine, ImageBuilder
 from actors.images.disk import DiskBudget
 from actors.images.engine import LABEL_KEY, node_of
 from actors.settings import BuildSettings, DiskSettings
-from actors.verifier.container import Limits, run_in_container
+from actors.verifier.containers.container import Limits, run_in_container
 from events.errors import InfraError
 from events.work import FailureClass, WorkOrder
 from scripts.cli import main

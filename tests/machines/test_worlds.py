@@ -21,7 +21,8 @@ from events.types import Account, AttemptFailed, AttemptStarted, AttemptSucceede
 from events.work import CascadePolicy, FailureClass
 from tests.dst.agents import Agents, SimAgent
 from tests.dst.cluster import Faults
-from tests.dst.world import STOCK, Scenario, World
+from tests.dst.scenario import STOCK, Scenario
+from tests.dst.world import World
 from tests.machines.budget import budget
 from tests.pull_requests import pull_request
 

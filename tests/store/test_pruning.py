@@ -23,6 +23,7 @@ from store.pruning import Cut, cut_of, prune
 from store.replay import Moment, check, states_at
 from store.snapshots import load, save_snapshot, state_of
 from tests.events.history import REPOSITORY, START, history, record
+from tests.store.backends import BACKENDS, opened
 from tests.store.test_snapshots import take
 
 
@@ -31,11 +32,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "log.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=BACKENDS)
 def store(request: pytest.FixtureRequest, path: Path) -> Iterator[Store]:
-    with open_store("memory:" if request.param == "memory" else f"sqlite:///{path}", write=True) as opened:
-        record(opened.log)
-        yield opened
+    with opened(request, path) as store:
+        record(store.log)
+        yield store
 
 
 @pytest.fixture

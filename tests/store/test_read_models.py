@@ -39,6 +39,7 @@ from store.log import Append, NewEvent
 from store.opening import Store, open_store
 from store.read_models import PROJECTED, AttemptRow, AttemptState, CachedContext, ErrorRow, ReadModels
 from store.sqlite_models import TABLES
+from tests.store.backends import BACKENDS, opened
 
 AT = 1_700_000_000.0
 RULES = VerificationRules(level=Level.TESTS, min_pass_ratio=0.8)
@@ -105,11 +106,10 @@ def append(store: Store, *events: Event, stream: str = "repository:o/r", at: flo
     store.log.append(Append(stream, version, new, at))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=BACKENDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    url = "memory:" if request.param == "memory" else f"sqlite:///{tmp_path}/log.db"
-    with open_store(url, write=True) as opened:
-        yield opened
+    with opened(request, tmp_path / "log.db") as store:
+        yield store
 
 
 def test_an_attempt_is_a_row_from_its_start_on(store: Store) -> None:

@@ -29,6 +29,7 @@ from store.memory import MemoryLog
 from store.opening import open_store
 from store.replay import Moment, check, states_at
 from tests.events.history import REPOSITORY, START, STEP_S, history, record
+from tests.store.backends import BACKENDS, opened
 
 
 @pytest.fixture
@@ -36,9 +37,9 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/log.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def log(request: pytest.FixtureRequest, url: str) -> Iterator[EventLog]:
-    with open_store("memory:" if request.param == "memory" else url, write=True) as store:
+@pytest.fixture(params=BACKENDS)
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventLog]:
+    with opened(request, tmp_path / "log.db") as store:
         record(store.log)
         yield store.log
 

@@ -27,6 +27,7 @@ from store.snapshots import load, save_snapshot, state_of
 from store.sqlite_schema import STEPS
 from tests.events.history import REPOSITORY, START, history, record
 from tests.events.worlds import Repository
+from tests.store.backends import BACKENDS, opened
 
 
 def stored(events: list[RepositoryEvent]) -> list[tuple[int, str, int, bytes]]:
@@ -98,9 +99,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "log.db"
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=BACKENDS)
 def log(request: pytest.FixtureRequest, path: Path) -> Iterator[EventLog]:
-    with open_store("memory:" if request.param == "memory" else f"sqlite:///{path}", write=True) as store:
+    with opened(request, path) as store:
         record(store.log)
         yield store.log
 

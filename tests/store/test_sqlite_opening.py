@@ -13,7 +13,6 @@ import pytest
 
 from events import codec
 from events.errors import (
-    EnvironmentNotReady,
     InputError,
     LogCorrupt,
     LogTooNew,
@@ -261,11 +260,6 @@ def test_a_url_that_names_no_store_is_refused(url: str, tmp_path: Path, monkeypa
     with pytest.raises(StoreUrlError, match="use sqlite:///PATH"):
         open_store(url, write=True)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_supabase_is_not_there_yet_and_says_so() -> None:
-    with pytest.raises(EnvironmentNotReady, match="no Supabase store yet"):
-        open_store("supabase", write=True)
 
 
 def test_relative_and_absolute_urls_name_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

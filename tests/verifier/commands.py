@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from actors.images import Engine
-from actors.verifier.container import Ended, Limits, run_in_container
+from actors.verifier.containers.container import Ended, Limits, run_in_container
 
 __all__ = ["LIMITS", "MIB", "Commands"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from actors.verifier.collection import Collected
-from actors.verifier.commit import CommitTree
+from actors.verifier.suite.collection import Collected
+from actors.verifier.suite.commit import CommitTree
 from store.sources import Mirror, Sources
 from tests.engine_fixtures import GitProject
 

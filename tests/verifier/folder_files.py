@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from actors.verifier.commit import CommitTree
-from actors.verifier.image_files import MAX_READ_BYTES, Entry, FileTooLarge, ImageConfig, ImageFiles
+from actors.verifier.image.image_files import MAX_READ_BYTES, Entry, FileTooLarge, ImageConfig, ImageFiles
+from actors.verifier.suite.commit import CommitTree
 from store.sources import Mirror
 from tests.engine_fixtures import GitProject
 

@@ -25,8 +25,8 @@ from actors.settings import VerifySettings
 from actors.templates import stock_context
 from actors.verifier import TestOutcome, Verdict, Verifier
 from actors.verifier.defences import Defence
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.layers import open_image
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.layers import open_image
 from events.work import VerificationRules, WorkOrder
 from tests.engine_fixtures import GitProject, TestBench
 
@@ -202,6 +202,11 @@ class Altered:
         return open_image(
             self.engine, self._made[-1], parent_id=self.sample.parent_id, cache_dir=self.cache_dir / "cache"
         )
+
+    @property
+    def image(self) -> str:
+        """Id of the image that was laid over last."""
+        return self._made[-1]
 
     def close(self) -> None:
         """Removes the images that were laid over."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.allowed_plugins import allowed_names, named
+from actors.verifier.checks.allowed_plugins import allowed_names, named
 from tests.verifier.commits import committed
 
 

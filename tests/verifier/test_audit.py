@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from actors.templates import stock_context
-from actors.verifier.audit import MAX_QUOTED, audit
+from actors.verifier.checks.audit import MAX_QUOTED, audit
 from actors.verifier.defences import Defence
 from events.work import FailureClass
 from tests.verifier.snippets import FORGED, HONEST

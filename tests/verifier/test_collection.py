@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.verifier.collection import Collected, CollectorReport, compare
-from actors.verifier.commit import CommitTree
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.expected import Expected, expected_tests
+from actors.verifier.suite.collection import Collected, CollectorReport, compare
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.expected import Expected, expected_tests
 from events.work import FailureClass
 from store.sources import Mirror
 from tests.engine_fixtures import GitProject
@@ -243,3 +243,17 @@ def test_a_report_reads_back_as_it_was_written() -> None:
     assert msgspec.json.decode(msgspec.json.encode(seen), type=Collected) == seen
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'{"collected": [1], "selected": [], "modules": []}', type=Collected)
+
+
+def test_files_that_are_left_out_are_excused_only_if_all_requirements_are_installed(tmp_path: Path) -> None:
+    conftest = "try:\n    import yaml\nexcept ImportError:\n    collect_ignore = ['test_c.py']\n"
+    tree = committed(tmp_path / "other", {**FILES, "tests/conftest.py": conftest})
+    listed = expected_tests(tree, primary_root=".")
+    left = report([test for test in HONEST if "test_c" not in test], modules=["tests/test_a.py"])
+    assert compare(listed, left) == []
+    (finding,) = compare(listed, left, not_installed=["pyyaml"])
+    assert finding.failure_class is FailureClass.RECIPE
+    assert finding.message == (
+        "pyyaml, which the requirements name, is not installed, and 1 files of tests are left out: tests/test_c.py"
+    )
+    assert compare(listed, report(HONEST), not_installed=["pyyaml"]) == []

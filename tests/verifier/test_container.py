@@ -224,7 +224,7 @@ CLIENT = """
 import sys, threading
 from pathlib import Path
 from actors.images import Engine
-from actors.verifier.container import Limits, run_in_container
+from actors.verifier.containers.container import Limits, run_in_container
 
 folder = Path(sys.argv[1])
 run_in_container(

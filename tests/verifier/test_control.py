@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from actors.verifier.control import OwnFile, choose, hidden_files, is_test_file, judge, speaks_of_functions, take_away
 from actors.verifier.defences import Defence
+from actors.verifier.suite.control import OwnFile, choose, hidden_files, is_test_file, judge, take_away
 from tests.verifier.commits import committed
 
 PACKAGE = '''\
@@ -288,19 +288,3 @@ def test_a_control_may_pass_half_of_what_verification_asks_for(passed: int, of: 
 def test_tests_that_a_control_run_did_not_report_did_not_pass() -> None:
     chosen = [f"t.py::test_{number}" for number in range(10)]
     assert judge({"t.py::test_0": "passed", "t.py::other": "passed"}, chosen, min_pass_ratio=0.9) is None
-
-
-def test_tests_that_name_a_function_of_the_package_are_told_from_tests_of_constants(tmp_path: Path) -> None:
-    tree = committed(
-        tmp_path / "repo",
-        {
-            "pkg/__init__.py": "PART = 1\n\n\ndef double(number):\n    return 2 * number\n",
-            "tests/test_function.py": "import pkg\n\n\ndef test_it():\n    assert pkg.double(2) == 4\n",
-            "tests/test_imported.py": "from pkg import double\n\n\ndef test_it():\n    assert double\n",
-            "tests/test_constant.py": "import pkg\n\n\ndef test_it():\n    assert pkg.PART == 1\n",
-        },
-    )
-    own = [OwnFile("workspace/repo/pkg/__init__.py", "pkg/__init__.py")]
-    assert speaks_of_functions(tree, own, ["tests/test_function.py"])
-    assert speaks_of_functions(tree, own, ["tests/test_constant.py", "tests/test_imported.py"])
-    assert not speaks_of_functions(tree, own, ["tests/test_constant.py"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.dependencies import is_asked_for, is_of_parent, of_parent, of_source, urls_of
-from actors.verifier.installed import Distribution
+from actors.verifier.checks.dependencies import is_asked_for, is_of_parent, of_parent, of_source, urls_of
+from actors.verifier.image.installed import Distribution
 from tests.verifier.folder_files import FolderFiles
 
 SITE = "opt/venv/lib/python3.11/site-packages"

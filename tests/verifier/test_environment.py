@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from actors.verifier.checks.environment import check_environment
 from actors.verifier.defences import Defence
-from actors.verifier.environment import check_environment
 from tests.verifier.images import Altered
 
 pytestmark = pytest.mark.engine

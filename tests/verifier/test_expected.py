@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.collection import compare
-from actors.verifier.commit import CommitTree
-from actors.verifier.expected import Expected, expected_tests
-from actors.verifier.pytest_config import parse_options, read_config
+from actors.verifier.suite.collection import compare
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.expected import Expected, expected_tests
+from actors.verifier.suite.pytest_config import parse_options, read_config
 from store.sources import Mirror
 from tests.engine_fixtures import GitProject
 from tests.verifier.commits import collect, committed

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from actors.verifier.collection import Collected, CollectorReport, written_in
-from actors.verifier.commit import CommitTree
-from actors.verifier.control import failing_tests, judge
-from actors.verifier.expected import expected_tests
+from actors.verifier.suite.collection import Collected, CollectorReport, written_in
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.control import failing_tests, judge
+from actors.verifier.suite.expected import expected_tests
 from tests.verifier.commits import committed
 
 TESTS = """\
@@ -62,7 +62,7 @@ def test_of_a_file_of_tests_no_test_passes_any_more(tmp_path: Path) -> None:
     tree: CommitTree = committed(tmp_path / "project", {"test_all.py": TESTS})
     places = written_in(expected_tests(tree, primary_root="."), collected(*NAMES))
     assert set(places) == {f"test_all.py::{name}" for name in NAMES}
-    files = failing_tests(tree, places)
+    files = failing_tests(tree, {path for path, _ in places.values()})
     assert list(files) == ["test_all.py"]
     (tmp_path / "test_all.py").write_bytes(files["test_all.py"])
     command = [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-rA", "test_all.py"]
@@ -76,7 +76,7 @@ def test_tests_that_do_not_certainly_stand_in_a_file_are_left_out(tmp_path: Path
     source = "import things\n\n\ndef test_here():\n    pass\n\n\nclass TestThere(things.Base):\n    pass\n"
     tree: CommitTree = committed(tmp_path / "project", {"test_all.py": source, "things.py": "class Base:\n    pass\n"})
     places = written_in(expected_tests(tree, primary_root="."), collected("test_here", "TestThere::test_there"))
-    assert places == {"test_all.py::test_here": "test_all.py"}
+    assert places == {"test_all.py::test_here": ("test_all.py", "test_here")}
 
 
 def test_what_passes_all_the_same_is_told() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.generated import is_generator_output, is_literal, reaches
-from actors.verifier.ignored import ignored_by
+from actors.verifier.checks.generated import is_generator_output, is_literal, reaches
+from actors.verifier.checks.ignored import ignored_by
 from tests.verifier.folder_files import Image
 from tests.verifier.installs import python_with_backends
 from tests.verifier.test_tree import PARSETAB, PROTOBUF, SETUPTOOLS_SCM

@@ -12,14 +12,14 @@ import pytest
 from actors.images import BuiltImage, Engine
 from actors.settings import BuildSettings
 from actors.templates import stock_context
+from actors.verifier.checks.environment import check_environment
+from actors.verifier.checks.provenance import check_provenance
+from actors.verifier.checks.startup import check_startup
+from actors.verifier.checks.tools import check_channel, check_tools
+from actors.verifier.checks.truth import IndexTruth
 from actors.verifier.defences import Finding
-from actors.verifier.environment import check_environment
-from actors.verifier.installed import plugins, read_installed
-from actors.verifier.layers import open_image
-from actors.verifier.provenance import check_provenance
-from actors.verifier.startup import check_startup
-from actors.verifier.tools import check_channel, check_tools
-from actors.verifier.truth import IndexTruth
+from actors.verifier.image.installed import plugins, read_installed
+from actors.verifier.image.layers import open_image
 from store.docker_context import DockerContext
 from tests.engine_fixtures import TestBench
 from tests.verifier.images import SAMPLE

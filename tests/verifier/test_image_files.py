@@ -11,9 +11,9 @@ import pytest
 
 from actors.images import Engine, reap
 from actors.images.engine import LABEL_ATTEMPT, LABEL_LOG
-from actors.verifier.exported import ExportedImage
-from actors.verifier.image_files import Entry, FileTooLarge, ImageFiles
-from actors.verifier.layers import ImageRefused, LayeredImage, open_image
+from actors.verifier.image.exported import ExportedImage
+from actors.verifier.image.image_files import Entry, FileTooLarge, ImageFiles
+from actors.verifier.image.layers import ImageRefused, LayeredImage, open_image
 from tests.engine_fixtures import TestBench
 from tests.images.contexts import bare_context
 from tests.verifier.images import lay_over

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.verifier.judging import judge, mark_known, merge_rerun, resolve_names
-from actors.verifier.report import OutcomeName, TestOutcome, counts
+from actors.verifier.suite.judging import judge, mark_known, merge_rerun, resolve_names
+from actors.verifier.suite.report import OutcomeName, TestOutcome, counts
 from events.work import VerificationRules
 
 

@@ -12,7 +12,7 @@ from actors.settings import VerifySettings
 from actors.templates import stock_context
 from actors.verifier import Verdict, Verifier
 from actors.verifier.defences import Defence
-from actors.verifier.report import TestOutcome, decode_outcomes, encode_outcomes
+from actors.verifier.suite.report import TestOutcome, decode_outcomes, encode_outcomes
 from events.work import FailureClass, Level, TestCounts, VerificationRules, WorkOrder
 from tests.engine_fixtures import TestBench
 from tests.verifier.images import LAID_OVER, SAMPLE, Judge

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.origin import OriginReport, check_origin
-from actors.verifier.tree import check_tree
+from actors.verifier.checks.origin import OriginReport, check_origin
+from actors.verifier.checks.tree import check_tree
 from events.work import FailureClass
 from tests.verifier.folder_files import Image
 from tests.verifier.installs import SITE, install, python_with_backends, setup_py_develop

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.verifier.commit import CommitTree
-from actors.verifier.patches import apply_patches, compiled_sources, needs_build
+from actors.verifier.suite.commit import CommitTree
+from actors.verifier.suite.patches import apply_patches, compiled_sources, needs_build
 from events.errors import InfraError, InputError
 from store.sources import Mirror
 from tests.engine_fixtures import GitProject

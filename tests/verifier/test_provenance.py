@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from actors.verifier.checks.provenance import check_provenance
+from actors.verifier.checks.truth import IndexTruth
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.installed import Plugin, plugins, read_installed
-from actors.verifier.provenance import check_provenance
-from actors.verifier.truth import IndexTruth
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.installed import Plugin, plugins, read_installed
 from events.errors import InfraError
 from events.work import FailureClass
 from tests.scripts.simple_index import SimpleIndex, sdist, wheel
@@ -186,7 +186,7 @@ def test_without_the_index_nothing_is_judged_unless_it_was_asked_before(
 ) -> None:
     files = altered.files({"opt/notes.txt": ""})
     assert findings(files, truth) == []
-    monkeypatch.setattr("actors.verifier.truth.PackageIndex", None)
+    monkeypatch.setattr("actors.verifier.checks.truth.PackageIndex", None)
     assert findings(files, truth) == []
     monkeypatch.undo()
     monkeypatch.setattr("store.package_index.TRIES", 1)

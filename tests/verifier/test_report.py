@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from actors.verifier.inside import run_tests
-from actors.verifier.report import (
+from actors.verifier.containers.inside import run_tests
+from actors.verifier.suite.report import (
     MAX_MESSAGE_CHARS,
     ReportRefused,
     RunReport,
@@ -218,7 +218,7 @@ def run(folder: Path, files: dict[str, str], *, only: list[str] | None = None) -
         path = checkout / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    request = {"report": str(folder / "report.jsonl"), "only": only, "plugins": [], "prepare": []}
+    request = {"report": str(folder / "report.jsonl"), "only": only, "plugins": [], "prepare": [], "traceback": "auto"}
     (folder / "report.jsonl").touch()
     asked = folder / "request.json"
     asked.write_text(json.dumps({**request, "canaries": CANARIES}))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from actors.verifier.inside import smoke
+from actors.verifier.containers.inside import smoke
 
 RUN = """
 import runpy, sys

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from actors.verifier.checks.editable import is_namespace_line, is_starter
+from actors.verifier.checks.startup import check_startup
+from actors.verifier.checks.truth import IndexTruth
 from actors.verifier.defences import Defence, Finding
-from actors.verifier.editable import is_namespace_line, is_starter
-from actors.verifier.image_files import ImageFiles
-from actors.verifier.installed import read_installed
-from actors.verifier.startup import check_startup
-from actors.verifier.truth import IndexTruth
+from actors.verifier.image.image_files import ImageFiles
+from actors.verifier.image.installed import read_installed
 from events.work import FailureClass
 from tests.verifier.images import Altered
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from actors.templates import stock_context
+from actors.verifier.checks.template import EDITABLE, check_template
 from actors.verifier.defences import Defence
-from actors.verifier.template import EDITABLE, check_template
 from events.work import FailureClass
 from store.docker_context import FILE_NAMES
 

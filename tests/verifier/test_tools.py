@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from actors.verifier.console_script import is_console_script
+from actors.verifier.checks.tools import MAX_FINDINGS, check_channel, check_tools
 from actors.verifier.defences import Defence
-from actors.verifier.tools import MAX_FINDINGS, check_channel, check_tools
+from actors.verifier.image.console_script import is_console_script
 from events.work import FailureClass
 from tests.verifier.images import Altered
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from actors.verifier.checks.tree import MAX_FINDINGS, check_tree
 from actors.verifier.defences import Defence
-from actors.verifier.tree import MAX_FINDINGS, check_tree
 from events.work import FailureClass
 from tests.verifier.folder_files import Image
 

@@ -39,7 +39,9 @@ def _events(turn: Json, *, model: object, tools: list[str]) -> Iterator[Json]:
         items.append({"type": "message", "role": "assistant", "content": content})
     if "run" in turn:
         name = "exec_command" if "exec_command" in tools else "shell"
-        words: Json = {"cmd": turn["run"]} if name == "exec_command" else {"command": ["bash", "-lc", turn["run"]]}
+        # Without it the CLI answers after ten seconds that the command still runs.
+        long: Json = {"cmd": turn["run"], "yield_time_ms": 30_000}
+        words: Json = long if name == "exec_command" else {"command": ["bash", "-lc", turn["run"]]}
         call = {"call_id": f"call_{uuid.uuid4().hex}", "name": name, "arguments": json.dumps(words)}
         items.append({"type": "function_call", **call})
     for index, item in enumerate(items):
