@@ -139,6 +139,21 @@ def test_a_gather_interrupted_between_its_events_is_finished_once(tmp_path: Path
     assert [one.issue_numbers for one in world.events() if isinstance(one, GatherPrepared)] == [[1, 2], [3]]
 
 
+def test_what_is_appended_while_a_report_is_prepared_is_left_to_the_next_one(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.work(1, 2)
+
+    async def read(upto: int) -> int:
+        writer = LogWriter(world.url, "test")
+        try:
+            gatherer = Gatherer(LogClient(LocalRef("log", writer)), build=BuildSettings(), clock=lambda: 1.0)
+            return len(await gatherer._events(GatherState(repository="o/r", upto=2), upto=upto))
+        finally:
+            await writer.close()
+
+    assert asyncio.run(read(5)) == 3
+
+
 def test_a_repository_without_news_gets_no_report(tmp_path: Path) -> None:
     world = World(tmp_path)
     with open_store(world.url, write=True):
