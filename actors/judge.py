@@ -88,6 +88,7 @@ class ContextJudge:
                 failure_class=exc.failure_class,
                 context=digest,
                 log_tail=exc.log_tail or tail_of(log_path),
+                exit_code=exc.exit_code,
             )
         except BuildCancelled as exc:
             outcome = failed(

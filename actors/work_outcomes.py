@@ -17,6 +17,7 @@ def failed(
     failure_class: FailureClass,
     context: str | None,
     log_tail: str = "",
+    exit_code: int | None = None,
 ) -> Outcome:
     """The outcome of an attempt that came to no image."""
     return Outcome(
@@ -28,6 +29,7 @@ def failed(
         checks=[Check("build", False, message)],
         context=context,
         log_tail=log_tail,
+        exit_code=exit_code,
     )
 
 

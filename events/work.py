@@ -212,7 +212,8 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ``no_scripts``, ``tamper``, ``disk``; ``reset_at``: when the account's limit is over, POSIX seconds, if the CLI told
     that. Tokens are those of the whole session, ``input_tokens`` with the cached ones among them; ``partial``: it ended
     before the CLI summed up, and they are a lower bound. ``cost_usd``: ``None`` where the CLI tells none.
-    ``verifications``: how often the agent asked for a verdict while it worked.
+    ``verifications``: how often the agent asked for a verdict while it worked. ``exit_code``: the CLI's, negative where
+    a signal ended it; ``None`` if it never began or is unknown.
     """
 
     account: str
@@ -231,6 +232,7 @@ class SessionReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     tool_calls: int = 0
     verifications: int = 0
     wall_s: float = 0.0
+    exit_code: int | None = None
 
 
 class PriorAttempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -255,7 +257,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     ``failure_class`` is null exactly when ``verified``. ``log_tail`` holds the last lines of what failed; ``blobs``
     maps a kind (``tests``, and a log of each step: ``build_log, smoke_log, test_log, rerun_1_log, control_log``, …) to
     the SHA-256 of its full content. ``cancelled``: the work was ended from outside before it had a verdict.
-    ``session``: the agent's session that the order was; its transcript is blob ``transcript``.
+    ``session``: the agent's session that the order was; its transcript is blob ``transcript``. ``exit_code``: of the
+    build step that failed.
     """
 
     verified: bool
@@ -272,6 +275,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     log_tail: str = ""
     cancelled: bool = False
     session: SessionReport | None = None
+    exit_code: int | None = None
 
 
 class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):

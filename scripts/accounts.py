@@ -8,12 +8,12 @@ from typing import cast
 import msgspec
 from rich.table import Table
 
-from events.account_views import AccountView, account_views
+from events.account_views import AccountView, account_views, all_paused_until
 from events.governor_state import GovernorState
 from store.log import EventLog
 from store.snapshots import load
 
-__all__ = ["AccountLine", "account_lines", "account_table", "clock", "read_governor"]
+__all__ = ["AccountLine", "account_lines", "account_table", "clock", "paused_until", "read_governor"]
 
 
 class AccountLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,12 @@ def read_governor(log: EventLog) -> GovernorState:
 def account_lines(state: GovernorState, *, sweep: str, now: float) -> list[AccountLine]:
     """All agents' accounts, with what they used in ``sweep``, at ``now`` (POSIX seconds)."""
     return [_line(one, now) for one in account_views(state, now, sweep=sweep)]
+
+
+def paused_until(state: GovernorState, *, now: float) -> str | None:
+    """When the first account opens again, in ISO 8601, if all are paused at ``now`` (POSIX seconds)."""
+    found = all_paused_until(account_views(state, now), now)
+    return clock(found) if found is not None else None
 
 
 def _line(one: AccountView, now: float) -> AccountLine:

@@ -26,6 +26,7 @@ COMMANDS = {
     "revoke": "Takes a context out of use, with all that descends from it.",
     "verify": "Judges one context on one pull request, as a sweep would.",
     "status": "Shows how a sweep stands.",
+    "audit": "Shows attempts one by one: why, how each ended, what its session used.",
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
     "simulate": "Sweeps a made-up world in virtual time.",

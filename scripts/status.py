@@ -15,7 +15,7 @@ from rich.text import Text
 from events.pull_request import PrState
 from events.repository_state import RepositoryState
 from events.sweep import SweepState
-from scripts.accounts import AccountLine, account_lines, account_table, read_governor
+from scripts.accounts import AccountLine, account_lines, account_table, paused_until, read_governor
 from scripts.display import state_table
 from scripts.reading import open_sweep, read_repository
 from store.blobs import BlobStore, FileBlobs
@@ -44,7 +44,8 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
 
 class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` prints. ``last_run_ended``: how, or that it runs or was killed; ``revoked``: contexts that
-    are out of use and why, by repository; ``accounts``: of coding agents, as this log had them last."""
+    are out of use and why, by repository; ``accounts``: of coding agents, as this log had them last;
+    ``agents_paused_until``: when the first of them opens again, if all are paused."""
 
     sweep: str
     store: str
@@ -57,6 +58,7 @@ class SweepView(msgspec.Struct, frozen=True, kw_only=True):
     failed: list[AttemptView]
     revoked: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)
     accounts: list[AccountLine] = msgspec.field(default_factory=list)
+    agents_paused_until: str | None = None
 
 
 @click.command()
@@ -117,6 +119,7 @@ def _view(url: str, sweep: str) -> SweepView:
             _attempt_view(one, "", store.blobs)
             for one in store.models.attempts(sweep=sweep, state=AttemptState.RUNNING)
         ]
+        governor, now = read_governor(store.log), time.time()
         return SweepView(
             sweep=sweep,
             store=url,
@@ -128,7 +131,8 @@ def _view(url: str, sweep: str) -> SweepView:
             running=running,
             failed=failed,
             revoked=revoked,
-            accounts=account_lines(read_governor(store.log), sweep=sweep, now=time.time()),
+            accounts=account_lines(governor, sweep=sweep, now=now),
+            agents_paused_until=paused_until(governor, now=now),
         )
 
 
@@ -190,6 +194,8 @@ def _picture(view: SweepView) -> Group:
     parts: list[Table | Text] = [state_table(view.repositories, title=title)]
     if view.accounts:
         parts.append(account_table(view.accounts))
+    if view.agents_paused_until is not None:
+        parts.append(Text(f"all agents are paused until {view.agents_paused_until}", style="yellow"))
     if view.running:
         table = Table(title="running attempts", title_justify="left")
         for column in ("pull request", "stage", "why"):

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks everything: style, types, tests. Installs what is missing first, and stops what it started.
 #
-#   scripts/test.sh [--fast | --agents] [PYTEST ARGUMENT…]
-#   --fast    only the tests that need no Docker engine and no Ray and are quick; no daemon is started
-#   --agents  also those that run the real coding agents, which are installed from npm (a gigabyte) on first use
+#   scripts/test.sh [--fast | --no-agents] [PYTEST ARGUMENT…]
+#   --fast       only the tests that need no Docker engine, no Ray and no agents, and are quick; no daemon is started
+#   --no-agents  all but those that run the real coding agents, which are installed from npm (a gigabyte) on first use
 #
 # All phases run even if one fails. The exit code is 0 when all passed, 1 when one failed, 3 when the machine could
 # not be made ready. The last line is pytest's own. What is kept between runs: the caches in $HEADRACE_TEST_CACHE
@@ -14,12 +14,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 cd "$ROOT"
 fast=
-agents=
+agents=yes
 declare -a arguments=() summary=()
 for argument in "$@"; do
     case "$argument" in
         --fast) fast=yes ;;
-        --agents) agents=yes ;;
+        --no-agents) agents= ;;
         -h | --help)
             sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
             exit 0
@@ -28,7 +28,8 @@ for argument in "$@"; do
     esac
 done
 if [[ -n "$fast" ]]; then
-    arguments=(-m "not engine and not ray and not slow" "${arguments[@]}")
+    agents=
+    arguments=(-m "not engine and not ray and not slow and not agents" "${arguments[@]}")
 elif [[ -z "$agents" ]]; then
     arguments=(-m "not agents" "${arguments[@]}")
 fi
@@ -70,6 +71,8 @@ phase setup bash scripts/setup.sh --dev --no-engine
 ((failed == 0)) || die "the machine could not be made ready; nothing was tested"
 export HEADRACE_TEST_CACHE="${HEADRACE_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/headrace-tests}"
 mkdir -p "$HEADRACE_TEST_CACHE"
+[[ -z "$agents" ]] || phase agents bash scripts/install_agents.sh
+((failed == 0)) || die "the coding agents could not be installed; --no-agents leaves their tests out"
 [[ -n "$fast" ]] || phase engine engine_acquire
 
 phase "ruff check" "$VENV/bin/ruff" check .

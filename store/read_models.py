@@ -1,7 +1,7 @@
 """Read models: tables folded from the log, kept in the transaction that appends, and made again from the log at will.
 
 - ``build_attempts``: every attempt, from its start on.
-- ``error_logs``: why each failed attempt failed.
+- ``error_logs``: every attempt that ended without a verified context, and why.
 - ``build_contexts``: the build-context cache: what is verified, on which pull request, under which rules, what it was
   made from, and whether it was revoked since.
 - ``admissions``: pull requests as they last joined; the cache's rows take their inputs and rules from it.
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from events import codec
@@ -32,8 +30,9 @@ from events.types import (
     Event,
     PullRequestsAdmitted,
 )
-from events.work import FailureClass, Outcome, Stage, VerificationRules
+from events.work import Outcome, SessionReport, Stage
 from store.log import EventLog, RecordedEvent
+from store.model_rows import AdmissionRow, AttemptRow, AttemptState, CachedContext, ErrorRow, Row
 
 __all__ = [
     "PROJECTED",
@@ -52,110 +51,6 @@ __all__ = [
 ]
 
 _REPOSITORY = "repository:"
-
-
-class AttemptState(StrEnum):
-    """What became of an attempt."""
-
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    RATE_LIMITED = "rate_limited"
-    INTERRUPTED = "interrupted"
-
-
-class AdmissionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A pull request as it last joined a timeline."""
-
-    owner: str
-    repo: str
-    issue_number: int
-    sweep: str
-    created_at: str
-    commit: str
-    python_version: str
-    inputs: str
-    rules: VerificationRules
-
-
-class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt. Times are POSIX seconds; ``reason``: why it was made; ``message``: how it ended."""
-
-    attempt_id: str
-    sweep: str
-    owner: str
-    repo: str
-    issue_number: int
-    stage: Stage
-    agent: str | None
-    context: str | None
-    source: int | None
-    reason: str
-    started_at: float
-    state: AttemptState = AttemptState.RUNNING
-    finished_at: float | None = None
-    ended_stage: str | None = None
-    failure_class: FailureClass | None = None
-    message: str = ""
-    tests_passed: int | None = None
-    tests_failed: int | None = None
-    tests_errors: int | None = None
-    tests_skipped: int | None = None
-    build_s: float | None = None
-    test_s: float | None = None
-    peak_memory_bytes: int | None = None
-    image_bytes: int | None = None
-    build_reused: bool = False
-    image: str | None = None
-    log_tail: str = ""
-    blobs: dict[str, str] = msgspec.field(default_factory=dict)
-    reset_at: float | None = None
-    tests_flaky: int | None = None
-    tests_known: int | None = None
-
-
-class ErrorRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt failed. ``at``: POSIX seconds."""
-
-    attempt_id: str
-    owner: str
-    repo: str
-    issue_number: int
-    at: float
-    stage: str
-    failure_class: FailureClass | None
-    message: str
-    log_tail: str
-    blobs: dict[str, str]
-
-
-class CachedContext(msgspec.Struct, frozen=True, kw_only=True):
-    """A context that is verified for one pull request, with the inputs and rules that it was verified under.
-
-    ``created_at`` (ISO 8601) is the pull request's; ``stage`` and ``source`` tell how the context got to it, ``parent``
-    what a session made it from; ``tests`` is the blob of that name of the attempt that verified it. ``verified_at`` and
-    ``revoked_at`` are in POSIX seconds; one that was revoked is not to be used, for the reason ``revoked_why``.
-    """
-
-    context: str
-    owner: str
-    repo: str
-    issue_number: int
-    inputs: str
-    created_at: str
-    python_version: str
-    rules: VerificationRules
-    attempt_id: str
-    stage: Stage
-    source: int | None
-    verified_at: float
-    parent: str | None = None
-    tests: str | None = None
-    revoked_at: float | None = None
-    revoked_why: str | None = None
-
-
-Row = AdmissionRow | AttemptRow | ErrorRow | CachedContext
 
 
 class Tables(ABC):
@@ -273,6 +168,7 @@ def _started(owner: str, repo: str, at: float, event: AttemptStarted, tables: Ta
             source=event.source,
             reason=event.reason,
             started_at=at,
+            account=event.account,
         )
     )
 
@@ -309,26 +205,14 @@ def _parent(started: AttemptRow, event: AttemptSucceeded) -> str | None:
     return started.context if made else None
 
 
-def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:
+def _failed(owner: str, repo: str, at: float, event: AttemptFailed, tables: Tables) -> None:  # noqa: ARG001
     attempt = tables.attempt(event.attempt_id)
     if attempt is None:
         return
     outcome = event.outcome
-    tables.put(_ended(attempt, at, AttemptState.FAILED, outcome, context=outcome.context or attempt.context))
-    tables.put(
-        ErrorRow(
-            attempt_id=event.attempt_id,
-            owner=owner,
-            repo=repo,
-            issue_number=event.issue_number,
-            at=at,
-            stage=outcome.stage,
-            failure_class=outcome.failure_class,
-            message=outcome.message,
-            log_tail=outcome.log_tail,
-            blobs=outcome.blobs,
-        )
-    )
+    ended = _ended(attempt, at, AttemptState.FAILED, outcome, context=outcome.context or attempt.context)
+    tables.put(ended)
+    tables.put(_error(ended, at, number=event.issue_number))
 
 
 def _revoked(owner: str, repo: str, at: float, event: ContextRevoked, tables: Tables) -> None:
@@ -339,30 +223,36 @@ def _revoked(owner: str, repo: str, at: float, event: ContextRevoked, tables: Ta
 
 def _rate_limited(owner: str, repo: str, at: float, event: AttemptRateLimited, tables: Tables) -> None:  # noqa: ARG001
     attempt = tables.attempt(event.attempt_id)
-    if attempt is not None:
-        tables.put(
-            replace(
-                attempt,
-                state=AttemptState.RATE_LIMITED,
-                finished_at=at,
-                message=event.message,
-                reset_at=event.reset_at,
-                blobs=event.blobs,
-            )
-        )
+    if attempt is None:
+        return
+    ended = replace(
+        attempt,
+        state=AttemptState.RATE_LIMITED,
+        finished_at=at,
+        context=event.context or attempt.context,
+        message=event.message,
+        blobs=event.blobs,
+    )
+    ended = replace(_with_session(ended, event.session), reset_at=event.reset_at)
+    tables.put(ended)
+    tables.put(_error(ended, at, number=event.issue_number))
 
 
 def _interrupted(owner: str, repo: str, at: float, event: AttemptInterrupted, tables: Tables) -> None:  # noqa: ARG001
     attempt = tables.attempt(event.attempt_id)
-    if attempt is not None:
-        state = AttemptState.INTERRUPTED
-        tables.put(replace(attempt, state=state, finished_at=at, message=event.reason, blobs=event.blobs))
+    if attempt is None:
+        return
+    state = AttemptState.INTERRUPTED
+    ended = replace(attempt, state=state, finished_at=at, message=event.reason, blobs=event.blobs)
+    ended = _with_session(ended, event.session)
+    tables.put(ended)
+    tables.put(_error(ended, at, number=event.issue_number))
 
 
 def _ended(attempt: AttemptRow, at: float, state: AttemptState, outcome: Outcome, *, context: str | None) -> AttemptRow:
     tests, metrics = outcome.tests, outcome.metrics
     return replace(
-        attempt,
+        _with_session(attempt, outcome.session),
         state=state,
         finished_at=at,
         context=context,
@@ -383,6 +273,54 @@ def _ended(attempt: AttemptRow, at: float, state: AttemptState, outcome: Outcome
         image=outcome.image,
         log_tail=outcome.log_tail,
         blobs=outcome.blobs,
+        exit_code=outcome.exit_code,
+    )
+
+
+def _with_session(attempt: AttemptRow, report: SessionReport | None) -> AttemptRow:
+    if report is None:
+        return attempt
+    return replace(
+        attempt,
+        reset_at=report.reset_at,
+        account=report.account,
+        session_ended=report.ended,
+        agent_exit_code=report.exit_code,
+        agent_version=report.version,
+        model=report.model,
+        session_id=report.session_id,
+        input_tokens=report.input_tokens,
+        cached_input_tokens=report.cached_input_tokens,
+        output_tokens=report.output_tokens,
+        tokens_partial=report.partial,
+        usd=report.cost_usd,
+        session_s=report.wall_s,
+    )
+
+
+def _error(ended: AttemptRow, at: float, *, number: int) -> ErrorRow:
+    return ErrorRow(
+        attempt_id=ended.attempt_id,
+        owner=ended.owner,
+        repo=ended.repo,
+        issue_number=number,
+        at=at,
+        stage=ended.ended_stage or ended.stage.value,
+        failure_class=ended.failure_class,
+        message=ended.message,
+        log_tail=ended.log_tail,
+        blobs=ended.blobs,
+        state=ended.state,
+        exit_code=ended.exit_code,
+        reset_at=ended.reset_at,
+        agent=ended.agent,
+        account=ended.account,
+        session_ended=ended.session_ended,
+        agent_exit_code=ended.agent_exit_code,
+        model=ended.model,
+        input_tokens=ended.input_tokens,
+        output_tokens=ended.output_tokens,
+        usd=ended.usd,
     )
 
 

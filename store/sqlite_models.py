@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +24,7 @@ from store.read_models import (
     refuse_pruned,
 )
 from store.sqlite_file import SqliteFile
-from store.sqlite_schema import TRUST_SINCE
+from store.sqlite_schema import SESSIONS_SINCE, TRUST_SINCE
 
 __all__ = ["TABLES", "SqliteModels", "SqliteTables"]
 
@@ -36,20 +36,19 @@ R = TypeVar("R", bound=msgspec.Struct)
 class _Table(Generic[R]):
     """How a struct is a row of a table: one column a field, the fields in ``json`` as JSON text.
 
-    ``added``: the last columns, which a log has from schema ``TRUST_SINCE`` on; a reader may meet an older one.
+    ``added``: how many of the last columns came with which schema, the latest last; a reader may meet an older log.
     """
 
-    def __init__(self, name: str, row: type[R], *, json: Sequence[str] = (), added: int = 0) -> None:
+    def __init__(
+        self, name: str, row: type[R], *, json: Sequence[str] = (), added: Mapping[int, int] | None = None
+    ) -> None:
         self.name, self.row, self.json = name, row, frozenset(json)
         self.columns = row.__struct_fields__
-        self._first = len(self.columns) - added
-        quoted = [f'"{column}"' for column in self.columns]
-        columns = ", ".join(quoted)
+        self._added = dict(added or {})
+        columns = ", ".join(f'"{column}"' for column in self.columns)
         self._json_at = [position for position, column in enumerate(self.columns) if column in self.json]
         marks = ", ".join("?" * len(self.columns))
         self.insert = f"INSERT OR REPLACE INTO {name} ({columns}) VALUES ({marks})"  # noqa: S608
-        self._select = f"SELECT {columns} FROM {name}"  # noqa: S608
-        self._select_old = f"SELECT {', '.join(quoted[: self._first])} FROM {name}"  # noqa: S608
 
     def write(self, connection: sqlite3.Connection, rows: Sequence[R]) -> None:
         if rows:
@@ -64,8 +63,10 @@ class _Table(Generic[R]):
     def read(self, file: SqliteFile, order: str = "", /, **filters: object) -> list[R]:
         given = {column: value for column, value in filters.items() if value is not None}
         where = " AND ".join(f'"{column}" = ?' for column in given)
-        select = self._select if file.schema >= TRUST_SINCE else self._select_old
-        sql = select + (f" WHERE {where}" if where else "") + (f" ORDER BY {order}" if order else "")
+        known = len(self.columns) - sum(number for since, number in self._added.items() if since > file.schema)
+        columns = ", ".join(f'"{column}"' for column in self.columns[:known])
+        sql = f"SELECT {columns} FROM {self.name}"  # noqa: S608
+        sql += (f" WHERE {where}" if where else "") + (f" ORDER BY {order}" if order else "")
         return [self._row(values) for values in file.rows(sql, tuple(given.values()))]
 
     def _row(self, values: Sequence[object]) -> R:
@@ -76,9 +77,9 @@ class _Table(Generic[R]):
 
 
 _ADMISSIONS = _Table("admissions", AdmissionRow, json=["rules"])
-_ATTEMPTS = _Table("build_attempts", AttemptRow, json=["blobs"], added=2)
-_ERRORS = _Table("error_logs", ErrorRow, json=["blobs"])
-_CONTEXTS = _Table("build_contexts", CachedContext, json=["rules"], added=4)
+_ATTEMPTS = _Table("build_attempts", AttemptRow, json=["blobs"], added={TRUST_SINCE: 2, SESSIONS_SINCE: 13})
+_ERRORS = _Table("error_logs", ErrorRow, json=["blobs"], added={SESSIONS_SINCE: 11})
+_CONTEXTS = _Table("build_contexts", CachedContext, json=["rules"], added={TRUST_SINCE: 4})
 
 TABLES: Sequence[_Table[Any]] = (_ADMISSIONS, _ATTEMPTS, _ERRORS, _CONTEXTS)
 """The tables that are read models, and the structs of their rows."""

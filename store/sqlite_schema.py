@@ -6,7 +6,7 @@ its like work on it.
 
 from __future__ import annotations
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SNAPSHOTS_SINCE", "STEPS", "TRUST_SINCE"]
+__all__ = ["APPLICATION_ID", "SCHEMA", "SESSIONS_SINCE", "SNAPSHOTS_SINCE", "STEPS", "TRUST_SINCE"]
 
 APPLICATION_ID = 0x48454144
 """``HEAD``: tells a log from other programs' databases."""
@@ -189,7 +189,96 @@ _TRUST = (
     """,
 )
 
-STEPS = (_FIRST, _SNAPSHOTS, _TRUST)
+_OF_SESSIONS = """
+    SELECT json_extract(data, '$.attempt_id') AS attempt_id,
+           json_extract(data, '$.blobs') AS blobs,
+           json_extract(data, '$.context') AS context,
+           type = 'AttemptRateLimited' AS limited,
+           coalesce(json_extract(data, '$.outcome.session'), json_extract(data, '$.session')) AS session
+    FROM events
+    WHERE type IN ('AttemptSucceeded', 'AttemptFailed', 'AttemptRateLimited', 'AttemptInterrupted')
+"""
+_LIFTED = {
+    "account": "json_extract(told.session, '$.account')",
+    "session_ended": "json_extract(told.session, '$.ended')",
+    "agent_version": "json_extract(told.session, '$.version')",
+    "model": "json_extract(told.session, '$.model')",
+    "session_id": "json_extract(told.session, '$.session_id')",
+    "input_tokens": "json_extract(told.session, '$.input_tokens')",
+    "cached_input_tokens": "json_extract(told.session, '$.cached_input_tokens')",
+    "output_tokens": "json_extract(told.session, '$.output_tokens')",
+    "tokens_partial": "coalesce(json_extract(told.session, '$.partial'), 0)",
+    "usd": "json_extract(told.session, '$.cost_usd')",
+    "session_s": "coalesce(json_extract(told.session, '$.wall_s'), 0.0)",
+}
+_KINDS = {
+    "exit_code": "INTEGER",
+    "account": "TEXT",
+    "session_ended": "TEXT",
+    "agent_exit_code": "INTEGER",
+    "agent_version": "TEXT",
+    "model": "TEXT",
+    "session_id": "TEXT",
+    "input_tokens": "INTEGER",
+    "cached_input_tokens": "INTEGER",
+    "output_tokens": "INTEGER",
+    "tokens_partial": "INTEGER NOT NULL DEFAULT 0",
+    "usd": "REAL",
+    "session_s": "REAL",
+}
+_OF_ERRORS = (
+    "exit_code",
+    "reset_at",
+    "agent",
+    "account",
+    "session_ended",
+    "agent_exit_code",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "usd",
+)
+_ERROR_KINDS = {**_KINDS, "reset_at": "REAL", "agent": "TEXT"}
+
+_SESSIONS = (
+    *(f"ALTER TABLE build_attempts ADD COLUMN {name} {kind}" for name, kind in _KINDS.items()),
+    """
+    UPDATE build_attempts SET account = started.account
+    FROM (
+        SELECT json_extract(data, '$.attempt_id') AS attempt_id, json_extract(data, '$.account') AS account
+        FROM events WHERE type = 'AttemptStarted'
+    ) AS started
+    WHERE started.attempt_id = build_attempts.attempt_id AND started.account IS NOT NULL
+    """,
+    f"""
+    UPDATE build_attempts SET {", ".join(f"{name} = {value}" for name, value in _LIFTED.items())},
+           reset_at = coalesce(build_attempts.reset_at, json_extract(told.session, '$.reset_at'))
+    FROM ({_OF_SESSIONS}) AS told
+    WHERE told.attempt_id = build_attempts.attempt_id AND told.session IS NOT NULL
+    """,  # noqa: S608
+    f"""
+    UPDATE build_attempts SET blobs = coalesce(told.blobs, '{{}}'),
+           context = coalesce(told.context, build_attempts.context)
+    FROM ({_OF_SESSIONS}) AS told
+    WHERE told.attempt_id = build_attempts.attempt_id AND told.limited
+    """,  # noqa: S608
+    "ALTER TABLE error_logs ADD COLUMN state TEXT NOT NULL DEFAULT 'failed'",
+    *(f"ALTER TABLE error_logs ADD COLUMN {name} {_ERROR_KINDS[name]}" for name in _OF_ERRORS),
+    f"""
+    UPDATE error_logs SET {", ".join(f"{name} = ended.{name}" for name in _OF_ERRORS)}
+    FROM build_attempts AS ended WHERE ended.attempt_id = error_logs.attempt_id
+    """,  # noqa: S608
+    f"""
+    INSERT INTO error_logs (
+        attempt_id, owner, repo, issue_number, at, stage, message, log_tail, blobs, state, {", ".join(_OF_ERRORS)}
+    )
+    SELECT attempt_id, owner, repo, issue_number, finished_at, stage, message, log_tail, blobs, state,
+           {", ".join(_OF_ERRORS)}
+    FROM build_attempts WHERE state IN ('rate_limited', 'interrupted')
+    """,  # noqa: S608
+)
+
+STEPS = (_FIRST, _SNAPSHOTS, _TRUST, _SESSIONS)
 """What lifts a log from schema 0 (an empty file) to 1, from 1 to 2, and so on; to be run in one transaction."""
 
 SNAPSHOTS_SINCE = 2
@@ -197,6 +286,9 @@ SNAPSHOTS_SINCE = 2
 
 TRUST_SINCE = 3
 """The first schema whose read models know of flaky tests, lineage and revocation."""
+
+SESSIONS_SINCE = 4
+"""The first schema whose read models know of sessions of agents, and of attempts that were limited or interrupted."""
 
 SCHEMA = len(STEPS)
 """Number of the schema that the last step makes, kept as ``user_version``."""

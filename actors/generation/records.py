@@ -101,6 +101,7 @@ def report_of(means: Means, end: SessionEnd, *, ended: str, message: str, verifi
         tool_calls=end.tool_calls,
         verifications=verifications,
         wall_s=end.process.duration_s,
+        exit_code=end.exit_code,
     )
 
 

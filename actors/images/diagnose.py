@@ -14,12 +14,13 @@ import msgspec
 
 from events.work import FailureClass
 
-__all__ = ["FULL_BYTES", "Diagnosis", "diagnose", "is_disk_full", "is_unresolved", "tail_of"]
+__all__ = ["FULL_BYTES", "Diagnosis", "diagnose", "exit_code_of", "is_disk_full", "is_unresolved", "tail_of"]
 
 FULL_BYTES = 512 * 1024 * 1024
 """A disk that was never seen with less free was not full, whatever a build printed. It is looked at ten times a second,
 and a step that failed gives back at once what it wrote."""
 
+KILLED = 137
 MAX_MESSAGE_CHARS = 600
 MAX_LINES = 2
 EVIDENCE_LINES = 40
@@ -32,9 +33,11 @@ ATTEMPT = re.compile(r"^==> ")
 PROBE = re.compile(r"\b(_configtest|conftest|CMakeTmp|CMakeScratch)\b|\.tmp\.c:")
 NOISE = re.compile(
     r"subprocess-exited-with-error|did not run successfully|Failed building (wheel|editable) for|This error originates"
-    r"|Failed to build installable wheels|Could not build wheels|[Ff]ailed to build '?\S+'? when|legacy-install-failure"
-    r"|metadata-generation-failed|Encountered error while|returned non-zero exit status|command '.*' failed with exit"
+    r"|Failed to build installable wheels|Could not build wheels|[Ff]ailed to build '?\S+'?( when|$)"
+    r"|legacy-install-failure|metadata-generation-failed|Encountered error while|returned non-zero exit status"
+    r"|command '.*' failed with exit"
     r"|See above for output|^ERROR: Failed to build |dependency resolver does not currently take"
+    r"|^\[end of output\]$|^(note|hint): |^[│╰]"
 )
 
 COMPILER = re.compile(
@@ -119,7 +122,7 @@ def _diagnose(output: str, *, engine_error: str) -> Diagnosis:
         infra = _network_evidence(lines, engine_error)
     if infra is not None:
         return Diagnosis(_message([infra], instruction), FailureClass.INFRA)
-    if re.search(r"non-zero code: 137\b", engine_error):
+    if exit_code_of(engine_error) == KILLED:
         killed = "the step was killed, as happens beyond the build's memory limit (setting build.memory_mb)"
         return Diagnosis(_message([killed], instruction), FailureClass.RECIPE)
     last = _last_attempt(lines)
@@ -129,6 +132,12 @@ def _diagnose(output: str, *, engine_error: str) -> Diagnosis:
             return Diagnosis(_message(found[-1:] if newest else found[-MAX_LINES:], instruction), FailureClass.RECIPE)
     spoken = [line for line in last if not NOISE.search(line)] or last
     return Diagnosis(_message(spoken[-1:] or [engine_error], instruction), FailureClass.RECIPE)
+
+
+def exit_code_of(engine_error: str) -> int | None:
+    """The exit code of the step that failed, if the engine tells one."""
+    found = re.search(r"non-zero code: (\d+)", engine_error)
+    return int(found[1]) if found else None
 
 
 def tail_of(output: str) -> str:

@@ -36,12 +36,22 @@ class BuildFailed(Exception):
     """A build ended without an image, for a reason that lies in the context, the source or a limit.
 
     ``stage`` is ``source``, ``base``, ``repository`` or ``build``; ``message`` is the error of the compiler, of pip or
-    of whatever failed, in one line; ``log_tail`` holds the last lines of output.
+    of whatever failed, in one line; ``log_tail`` holds the last lines of output; ``exit_code`` is that of the step that
+    failed, if it ended by itself.
     """
 
-    def __init__(self, *, stage: str, message: str, failure_class: FailureClass, log_tail: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        stage: str,
+        message: str,
+        failure_class: FailureClass,
+        log_tail: str = "",
+        exit_code: int | None = None,
+    ) -> None:
         super().__init__(f"{stage}: {message}")
         self.stage, self.message, self.failure_class, self.log_tail = stage, message, failure_class, log_tail
+        self.exit_code = exit_code
 
 
 class BuildCancelled(Exception):

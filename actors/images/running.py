@@ -22,7 +22,7 @@ from docker.errors import APIError
 from docker.types.daemon import CancellableStream
 
 from actors.images.build_limits import step_limits
-from actors.images.diagnose import diagnose, tail_of
+from actors.images.diagnose import diagnose, exit_code_of, tail_of
 from actors.images.engine import Engine
 from actors.images.index_network import Gate, build_network, is_outside
 from actors.images.outcomes import BuildCancelled, BuildFailed
@@ -222,4 +222,5 @@ class _Build:
             message=found.message + self.gate.explanation,
             failure_class=found.failure_class,
             log_tail=tail_of(self.output + self.error),
+            exit_code=exit_code_of(self.error),
         )

@@ -117,6 +117,21 @@ def test_status_tells_of_each_account_slots_pause_and_what_it_used(
     assert codex["budget_used"] == {"sessions": 1.0, "usd": 0.0}
 
 
+def test_status_says_until_when_all_are_paused_and_nothing_while_one_is_not(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "s", "--store", url]) == 0
+    assert "all agents are paused" not in capsys.readouterr().out
+    later = AccountPaused(account="codex", until=RESET + 60, reason="usage limit", attempt_id="a2")
+    with open_store(url, write=True) as store:
+        new = [new_event(later, "later")]
+        store.log.append(Append("governor", store.log.head("governor"), new, NOW))
+    assert main(["status", "s", "--store", url]) == 0
+    assert f"all agents are paused until {clock(RESET)}" in capsys.readouterr().out
+    assert main(["status", "s", "--store", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["agents_paused_until"] == clock(RESET)
+
+
 def test_another_sweep_of_the_same_log_has_used_nothing() -> None:
     lines = account_lines(state(), sweep="another", now=NOW)
     assert [(one.sessions, one.input_tokens, one.used) for one in lines] == [(0, 0, 1), (0, 0, 0)]

@@ -31,6 +31,7 @@ from events.work import (
     Level,
     Metrics,
     Outcome,
+    SessionReport,
     Stage,
     TestCounts,
     VerificationRules,
@@ -61,6 +62,24 @@ FAILURE = Outcome(
     message="error: no such header Python.h",
     log_tail="gcc: error",
     blobs={"build_log": "c" * 64},
+    exit_code=2,
+)
+REPORT = SessionReport(
+    account="claude:work",
+    agent="claude",
+    ended="rate_limited",
+    message="You've hit your limit",
+    reset_at=AT + 60,
+    version="2.1.330",
+    model="claude-opus-5-5",
+    session_id="session-1",
+    input_tokens=1200,
+    cached_input_tokens=1000,
+    output_tokens=84,
+    partial=True,
+    cost_usd=0.25,
+    wall_s=12.5,
+    exit_code=1,
 )
 
 
@@ -95,6 +114,25 @@ def started(attempt_id: str, number: int, *, stage: Stage = Stage.TRY_SIMILAR) -
         source=7,
         reason="nearest on the left",
     )
+
+
+def session(attempt_id: str, number: int) -> AttemptStarted:
+    began = started(attempt_id, number, stage=Stage.LLM_GENERATE)
+    return msgspec.structs.replace(began, agent="claude", account="claude:work", agent_lease="lease-2")
+
+
+def session_end(attempt_id: str, number: int, end: str) -> Event:
+    """The end of a session, of one of four kinds."""
+    match end:
+        case "succeeded":
+            outcome = msgspec.structs.replace(OUTCOME, session=REPORT)
+            return AttemptSucceeded(attempt_id=attempt_id, issue_number=number, context="made", outcome=outcome)
+        case "failed":
+            outcome = msgspec.structs.replace(FAILURE, session=REPORT)
+            return AttemptFailed(attempt_id=attempt_id, issue_number=number, outcome=outcome)
+        case "limited":
+            return limited(attempt_id, number)
+    return AttemptInterrupted(attempt_id=attempt_id, issue_number=number, reason="its runner died", session=REPORT)
 
 
 def append(store: Store, *events: Event, stream: str = "repository:o/r", at: float = AT) -> None:
@@ -184,19 +222,59 @@ def test_a_failure_ends_its_attempt_and_is_an_error_row(store: Store) -> None:
             message="error: no such header Python.h",
             log_tail="gcc: error",
             blobs={"build_log": "c" * 64},
+            exit_code=2,
         )
     ]
+    assert attempt.exit_code == 2
     assert store.models.contexts_of("o", "r") == []
 
 
-def test_limited_and_interrupted_attempts_end_without_an_error_row(store: Store) -> None:
-    append(store, admitted(1), started("a", 1), started("b", 1))
-    limited = AttemptRateLimited(attempt_id="a", issue_number=1, account="claude", message="limit", reset_at=AT + 60)
-    append(store, limited, AttemptInterrupted(attempt_id="b", issue_number=1, reason="driver died", blobs={"x": "y"}))
+def limited(attempt_id: str, number: int) -> AttemptRateLimited:
+    return AttemptRateLimited(
+        attempt_id=attempt_id,
+        issue_number=number,
+        account="claude:work",
+        message="claude ran into a limit",
+        reset_at=AT + 60,
+        session=REPORT,
+        context="left",
+        blobs={"transcript": "d" * 64},
+    )
+
+
+def test_limited_and_interrupted_attempts_are_errors_of_their_own_kind(store: Store) -> None:
+    append(store, admitted(1), session("a", 1), started("b", 1))
+    interrupted = AttemptInterrupted(attempt_id="b", issue_number=1, reason="driver died", blobs={"x": "y"})
+    append(store, limited("a", 1), interrupted, at=AT + 5)
     one, other = store.models.attempts()
-    assert (one.state, one.message, one.reset_at) == (AttemptState.RATE_LIMITED, "limit", AT + 60)
+    assert (one.state, one.message, one.reset_at) == (AttemptState.RATE_LIMITED, "claude ran into a limit", AT + 60)
+    assert (one.context, one.blobs) == ("left", {"transcript": "d" * 64})
     assert (other.state, other.message, other.blobs) == (AttemptState.INTERRUPTED, "driver died", {"x": "y"})
-    assert store.models.errors() == []
+    error, second = store.models.errors()
+    assert (error.state, error.stage, error.message, error.reset_at) == (one.state, one.stage, one.message, AT + 60)
+    assert (error.agent, error.account, error.model) == ("claude", "claude:work", "claude-opus-5-5")
+    assert (error.session_ended, error.agent_exit_code) == ("rate_limited", 1)
+    assert (error.input_tokens, error.output_tokens, error.usd, error.blobs) == (1200, 84, 0.25, one.blobs)
+    assert (second.state, second.message, second.blobs, second.account) == (
+        other.state,
+        "driver died",
+        {"x": "y"},
+        None,
+    )
+
+
+@pytest.mark.parametrize("end", ["succeeded", "failed", "limited", "interrupted"])
+def test_what_a_session_used_is_told_however_its_attempt_ended(store: Store, end: str) -> None:
+    append(store, admitted(1), session("a", 1))
+    (running,) = store.models.attempts()
+    assert (running.agent, running.account, running.input_tokens, running.usd) == ("claude", "claude:work", None, None)
+    append(store, session_end("a", 1, end))
+    (attempt,) = store.models.attempts()
+    assert (attempt.agent, attempt.account, attempt.agent_version) == ("claude", "claude:work", "2.1.330")
+    assert (attempt.model, attempt.session_id) == ("claude-opus-5-5", "session-1")
+    assert (attempt.session_ended, attempt.agent_exit_code, attempt.reset_at) == ("rate_limited", 1, AT + 60)
+    assert (attempt.input_tokens, attempt.cached_input_tokens, attempt.output_tokens) == (1200, 1000, 84)
+    assert (attempt.tokens_partial, attempt.usd, attempt.session_s) == (True, 0.25, 12.5)
 
 
 def test_a_context_keeps_the_rules_that_it_was_verified_under(store: Store) -> None:
@@ -306,6 +384,13 @@ histories = st.lists(
                     st.sampled_from([0.5, 0.9]),
                 ),
                 st.builds(started, attempt_ids, numbers),
+                st.builds(session, attempt_ids, numbers),
+                st.builds(
+                    session_end,
+                    attempt_ids,
+                    numbers,
+                    st.sampled_from(["succeeded", "failed", "limited", "interrupted"]),
+                ),
                 st.builds(
                     AttemptSucceeded,
                     attempt_id=attempt_ids,

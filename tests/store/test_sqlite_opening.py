@@ -78,7 +78,7 @@ def test_a_log_of_a_newer_schema_is_refused_unchanged(path: Path, *, write: bool
     raw.execute("PRAGMA user_version = 99")
     raw.close()
     before = path.read_bytes()
-    with pytest.raises(LogTooNew, match="has schema 99, this program knows up to 3"):
+    with pytest.raises(LogTooNew, match="has schema 99, this program knows up to 4"):
         opened(path, write=write)
     assert path.read_bytes() == before
 
