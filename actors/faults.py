@@ -47,6 +47,7 @@ GOVERNOR_GRANTED: Final = "governor.granted"
 SUPERVISOR_RUN_STARTED: Final = "supervisor.run_started"
 SUPERVISOR_ACTIVATED: Final = "supervisor.activated"
 SUPERVISOR_RETIRED: Final = "supervisor.retired"
+GATHER_PREPARED: Final = "gather.prepared"
 
 POINTS: Final[frozenset[str]] = frozenset(
     value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str)

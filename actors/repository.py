@@ -18,7 +18,8 @@ from typing import Any
 from loguru import logger
 
 from actors import faults
-from actors.admission import admissions, imported, rows_by_number
+from actors.admission import admissions, rows_by_number
+from actors.caching import import_of
 from actors.governor import RUNNERS
 from actors.ids import new_id
 from actors.log_client import StreamWriter
@@ -32,7 +33,6 @@ from events.commands import (
     Claim,
     Command,
     FillSlots,
-    ImportContexts,
     Interrupt,
     Slot,
     TakeOutcome,
@@ -46,7 +46,6 @@ from events.repository_state import RepositoryState
 from events.types import AttemptStarted, Lease, RepositoryEvent, RepositoryRows
 from events.wanting import Wanted, wanted
 from events.work import Outcome, PullRequest
-from store.read_models import CachedContext
 
 __all__ = ["Means", "RepositoryActor", "RepositoryConfig", "RepositorySnapshot", "RunningAttempt"]
 
@@ -187,7 +186,7 @@ class RepositoryActor:
         await self._follow_survivors()
         owner, _, repo = self._rows.repository.partition("/")
         cached = await self._log.contexts_of(owner, repo)
-        await self._decide(ImportContexts(contexts=[imported(one) for one in cached if self._is_news(one)]))
+        await self._decide(import_of(self._state, cached))
         admitted = admissions(rows.values(), rows_blob=self._rows.rows)
         await self._decide(Admit(sweep=config.sweep, rules=config.rules, policy=config.policy, pull_requests=admitted))
         await self._read_rows(rows)
@@ -208,13 +207,6 @@ class RepositoryActor:
         self._state, self._is_new = state, state.version == 0
         await self._decide(Claim(incarnation=self._incarnation, sweep=self._config.sweep))
         self._claim = self._state.version
-
-    def _is_news(self, one: CachedContext) -> bool:
-        if one.revoked_at is not None or one.context in self._state.revoked:
-            return one.context not in self._state.revoked
-        known = self._state.prs.get(one.issue_number)
-        same_job = known is not None and (known.inputs, known.rules) == (one.inputs, one.rules)
-        return known is None or not (same_job and known.context == one.context)
 
     async def _follow_survivors(self) -> None:
         """Attempts of an earlier incarnation: each gets an outcome before anything new starts on its pull request."""

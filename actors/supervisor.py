@@ -25,6 +25,7 @@ from loguru import logger
 
 from actors import faults, gateway
 from actors.gateway import ActorGone, Placement, Ref
+from actors.gathering import Gatherer
 from actors.host import RepositoryHost
 from actors.host_pool import HostPool
 from actors.ids import new_id
@@ -33,7 +34,7 @@ from actors.repository import RepositoryConfig, RepositorySnapshot
 from actors.runner import AgentRunner, RunnerConfig
 from events import sweep as machine
 from events.account_views import AccountView
-from events.errors import HeadraceError, LogError, VersionConflict
+from events.errors import HeadraceError, LogError, LogUnavailable, VersionConflict
 from events.sweep import RepositoryPhase
 from events.types import RepositoryActivated, RepositoryRetired, SweepEvent, SweepRunEnded, SweepRunStarted
 from events.work import CascadePolicy, VerificationRules
@@ -98,6 +99,7 @@ class SweepSupervisor:
     ) -> None:
         self._config, self._clock, self._spawn_actor = config, clock, spawn
         self._stream = StreamWriter(LogClient(config.writer), f"sweep:{config.sweep}", clock=clock, new_id=new_id)
+        self._gatherer = Gatherer(LogClient(config.writer), build=config.runner.settings.build, clock=clock)
         self._state = machine.SweepState(sweep=config.sweep)
         self._run_id = new_id()
         self._runners: list[Ref] = []
@@ -322,6 +324,7 @@ class SweepSupervisor:
         await self._hosts().stop_one(name)
 
     async def _retire(self, drained: list[RepositorySnapshot]) -> None:
+        await asyncio.gather(*(self._gather(one.repository) for one in drained))
         events = []
         for one in drained:
             succeeded, failed = one.counts.get("succeeded", 0), one.counts.get("failed", 0)
@@ -333,6 +336,15 @@ class SweepSupervisor:
         for one in drained:
             faults.hit(faults.SUPERVISOR_RETIRED)
             self._snapshots.pop(one.repository, None)
+
+    async def _gather(self, repository: str) -> None:
+        """Has a repository's report made before it is retired; a defect of the report does not stop the sweep."""
+        try:
+            await self._gatherer.gather(repository)
+        except (VersionConflict, LogUnavailable):
+            raise
+        except Exception:
+            logger.exception("no report of {}; its next one tells of these pull requests, too", repository)
 
     def _out_of_patience(self) -> bool:
         """Whether nothing but infra failures has happened for too long. An attempt that runs on is no failure."""

@@ -109,7 +109,11 @@ class TimelineError(InputError):
 
 
 class ResolutionRequired(InputError):
-    """``env_payload`` or ``python_version`` is missing or malformed for one pull request."""
+    """``env_payload`` or ``python_version`` is missing or malformed for one pull request.
+
+    >>> print(ResolutionRequired(pull_request="o/r#7", field="env_payload", problem="is missing"))
+    o/r#7: field 'env_payload': is missing; run `headrace resolve` on the timeline to fill it
+    """
 
     code = "HR102"
 

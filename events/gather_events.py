@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from events.base_event import BaseEvent
+
 __all__ = ["Drift", "GatherEvent", "GatherFinished", "GatherPrepared"]
 
 
@@ -17,7 +19,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     later_value: str
 
 
-class GatherPrepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class GatherPrepared(BaseEvent, frozen=True):
     """What goes into a repository's next report is settled, and durable.
 
     ``upto``: the version of stream ``repository:OWNER/REPO`` that it covers; ``issue_numbers``: the pull requests that
@@ -30,7 +32,7 @@ class GatherPrepared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     prepared: str
 
 
-class GatherFinished(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class GatherFinished(BaseEvent, frozen=True):
     """A report was made, or could not be (``failed``, with a message). ``report``, ``result``: blobs of its text and of
     the whole result."""
 

@@ -6,6 +6,7 @@ stream                  state
 ``repository:O/R``      :class:`events.repository.RepositoryState`
 ``sweep:NAME``          :class:`events.sweep.SweepState`
 ``governor``            :class:`events.governor.GovernorState`
+``gather:O/R``          :class:`events.gathering.GatherState`
 ``attempt:ID``          :class:`MailboxState`: a runner reports one outcome, of its own attempt
 ======================  ==============================================================
 
@@ -23,8 +24,9 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from events import governor, repository, sweep
+from events import gathering, governor, repository, sweep
 from events.errors import IllegalTransition
+from events.gathering import GatherState
 from events.governor import GovernorState
 from events.repository_state import RepositoryState
 from events.sweep import SweepState
@@ -51,8 +53,8 @@ class MailboxState(msgspec.Struct, kw_only=True):
     outcome: Outcome | None = None
 
 
-State = RepositoryState | SweepState | GovernorState | MailboxState
-S = TypeVar("S", bound=RepositoryState | SweepState | GovernorState | MailboxState)
+State = RepositoryState | SweepState | GovernorState | GatherState | MailboxState
+S = TypeVar("S", bound=RepositoryState | SweepState | GovernorState | GatherState | MailboxState)
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -99,6 +101,7 @@ _MACHINES: dict[str, Machine[Any]] = {
     ),
     "sweep": Machine(SweepState, initial=lambda name: SweepState(sweep=name), evolve=sweep.evolve),
     "governor": Machine(GovernorState, initial=lambda _: GovernorState(), evolve=governor.evolve),
+    "gather": Machine(GatherState, initial=lambda name: GatherState(repository=name), evolve=gathering.evolve),
     "attempt": Machine(MailboxState, initial=lambda name: MailboxState(attempt_id=name), evolve=_reported),
 }
 

@@ -6,6 +6,7 @@ stream                  events
 ``sweep:NAME``          ``SweepEvent``: which repositories a sweep holds, and each run of it
 ``repository:O/R``      ``RepositoryEvent``: the pull requests, their attempts, what contexts proved
 ``governor``            ``GovernorEvent``: accounts and the leases on them
+``gather:O/R``          ``GatherEvent``: the reports of a repository, wave by wave
 ``attempt:ID``          ``OutcomeReported``: the mailbox in which a runner leaves its outcome
 ======================  ==========================================================================
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import msgspec
 
 from events.base_event import BaseEvent
+from events.gather_events import Drift, GatherEvent, GatherFinished, GatherPrepared
 from events.governor_events import (
     Account,
     AccountPaused,
@@ -63,7 +65,11 @@ __all__ = [
     "CacheHit",
     "ContextRevoked",
     "ContextsImported",
+    "Drift",
     "Event",
+    "GatherEvent",
+    "GatherFinished",
+    "GatherPrepared",
     "GovernorClaimed",
     "GovernorEvent",
     "ImportedContext",
@@ -367,4 +373,4 @@ SweepEvent = (
     SweepDefined | RepositoriesAdmitted | SweepRunStarted | RepositoryActivated | RepositoryRetired | SweepRunEnded
 )
 
-Event = RepositoryEvent | SweepEvent | GovernorEvent | OutcomeReported
+Event = RepositoryEvent | SweepEvent | GovernorEvent | GatherEvent | OutcomeReported

@@ -19,7 +19,7 @@ __all__ = ["AccountLine", "account_lines", "account_table", "clock", "paused_unt
 class AccountLine(msgspec.Struct, frozen=True, kw_only=True):
     """An account in ``status --json``.
 
-    ``paused_until`` is ISO 8601 in UTC; a pause whose time has come ends with the session that probes it (``probing``).
+    ``paused_until`` is ISO 8601 in UTC; a pause that is ``over`` ends with the session that probes it (``probing``).
     Tokens and ``usd`` are of the sweep; ``usd`` leaves out the ``unpriced_sessions``, of which the CLI told no price.
     ``budget_used`` counts sessions under way too, and only the last ``window_s`` seconds if that is not 0.
     """
@@ -30,6 +30,7 @@ class AccountLine(msgspec.Struct, frozen=True, kw_only=True):
     used: int
     paused_until: str | None
     paused_why: str
+    over: bool
     probing: bool
     sessions: int
     input_tokens: int
@@ -48,7 +49,7 @@ def read_governor(log: EventLog) -> GovernorState:
 
 def account_lines(state: GovernorState, *, sweep: str, now: float) -> list[AccountLine]:
     """All agents' accounts, with what they used in ``sweep``, at ``now`` (POSIX seconds)."""
-    return [_line(one) for one in account_views(state, now, sweep=sweep)]
+    return [_line(one, now) for one in account_views(state, now, sweep=sweep)]
 
 
 def paused_until(state: GovernorState, *, now: float) -> str | None:
@@ -57,7 +58,7 @@ def paused_until(state: GovernorState, *, now: float) -> str | None:
     return clock(found) if found is not None else None
 
 
-def _line(one: AccountView) -> AccountLine:
+def _line(one: AccountView, now: float) -> AccountLine:
     limits = {name: limit for name in ("sessions", "tokens", "usd") if (limit := getattr(one.budget, name))}
     return AccountLine(
         account=one.account,
@@ -66,6 +67,7 @@ def _line(one: AccountView) -> AccountLine:
         used=one.used,
         paused_until=clock(one.paused_until) if one.paused_until is not None else None,
         paused_why=one.reason,
+        over=one.paused_until is not None and one.paused_until <= now,
         probing=one.probing,
         sessions=one.sessions,
         input_tokens=one.input_tokens,
@@ -125,4 +127,6 @@ def _of(name: str, used: float, limit: float) -> str:
 def _pause(one: AccountLine) -> str:
     if one.probing:
         return "being probed"
+    if one.over:
+        return f"until {one.paused_until}; the next session probes it"
     return f"until {one.paused_until}: {one.paused_why}" if one.paused_until is not None else ""

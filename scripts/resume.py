@@ -16,7 +16,7 @@ __all__ = ["command"]
 def command(*, sweep: str, run: RunChoices) -> int:
     """Goes on with SWEEP: nothing that has an outcome in the log is done again.
 
-    Rules and cascade policy are those under which the sweep was last started; build settings are read anew.
+    Rules and cascade policy are those under which the sweep was last started; build settings and agents are read anew.
     """
     settings = run.settings()
     with open_sweep(run.store, sweep):

@@ -37,7 +37,15 @@ FILE_NAMES: Mapping[str, str] = {
 
 
 class DockerContext(msgspec.Struct, frozen=True, kw_only=True):
-    """The Dockerfile and scripts of a build, each the full text of one file."""
+    """The Dockerfile and scripts of a build, each the full text of one file.
+
+    >>> from actors.templates import stock_context
+    >>> context = stock_context()
+    >>> DockerContext.from_tar_bytes(context.to_tar_bytes()) == context
+    True
+    >>> sorted(context.files)[:2], len(context.digest)
+    (['Dockerfile', 'docker_build_base.sh'], 64)
+    """
 
     dockerfile: str
     build_base_sh: str

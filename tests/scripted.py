@@ -12,6 +12,7 @@ import functools
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,12 +27,14 @@ from store.blobs import BlobStore
 class Script(msgspec.Struct, kw_only=True):
     """``refuse``: pull requests that no context builds; ``hard``: those that the template does not build, though what a
     session makes does. ``seconds``: how long an order takes. ``infra_until``: POSIX seconds before which every order is
-    an infra failure. ``limits``: accounts that are exhausted, and until when (POSIX seconds)."""
+    an infra failure. ``limits``: accounts that are exhausted, and until when (POSIX seconds); ``limit_s``: those that
+    are for so long from the start of their first session on."""
 
     seconds: float = 0.05
     refuse: list[str] = msgspec.field(default_factory=list)
     hard: list[str] = msgspec.field(default_factory=list)
     limits: dict[str, float] = msgspec.field(default_factory=dict)
+    limit_s: dict[str, float] = msgspec.field(default_factory=dict)
     infra_until: float = 0.0
 
 
@@ -93,6 +96,11 @@ class ScriptedWorkbench:
     def _session(self, order: WorkOrder, script: Script) -> SessionReport:
         account = order.account or ""
         reset_at = script.limits.get(account, 0.0)
+        if account in script.limit_s:
+            began = self._folder / f"first-session-{account}"
+            with suppress(FileExistsError):
+                began.touch(exist_ok=False)
+            reset_at = began.stat().st_mtime + script.limit_s[account]
         limited = time.time() < reset_at
         return SessionReport(
             account=account,

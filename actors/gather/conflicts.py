@@ -7,7 +7,7 @@ the work grows linearly in the text. Values that differ in nothing but surroundi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import NamedTuple, cast
 
@@ -130,10 +130,10 @@ class ConflictDetector:
         key_filter: Iterable[str] | None = None,
         strict_mode: bool = False,
         *,
-        extractor: KeyVariableExtractor | None = None,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """``key_filter``: the keys that may conflict; ``strict_mode``: conflicts are errors."""
-        self._extractor = extractor or KeyVariableExtractor(key_filter)
+        self._extractor, self._clock = KeyVariableExtractor(key_filter), clock
         self._severity = "error" if strict_mode else "warning"
 
     def detect_conflicts(self, sheet_outputs: SheetOutputs) -> ConflictDetectionResult:
@@ -143,7 +143,7 @@ class ConflictDetector:
         """
         outputs = cast(dict[Sheet, str], sheet_outputs)
         sheets = in_sheet_order(outputs)
-        result = ConflictDetectionResult(sheets_analyzed=sheets)
+        result = ConflictDetectionResult(sheets_analyzed=sheets, checked_at=self._clock())
         if len(sheets) < 2:
             return result
         first: dict[str, tuple[Sheet, str]] = {}

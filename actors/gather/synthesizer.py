@@ -96,7 +96,9 @@ class ResultSynthesizer:
         if not outputs:
             return self._failed(result, "No sheet outputs to synthesize")
         if config.detect_conflicts and len(outputs) >= 2:
-            detector = ConflictDetector(config.conflict_key_filter, strict_mode=config.fail_on_conflict)
+            detector = ConflictDetector(
+                config.conflict_key_filter, strict_mode=config.fail_on_conflict, clock=self._clock
+            )
             found = detector.detect_conflicts(outputs)
             result.conflict_detection = found.to_dict()
             if found.has_conflicts and config.fail_on_conflict:

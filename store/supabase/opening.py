@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from events.errors import EnvironmentNotReady, LogTooNew
+from events.errors import EnvironmentNotReady, LogTooNew, LogUnavailable
 from store.supabase.blobs import SupabaseBlobs
 from store.supabase.credentials import credentials_of
 from store.supabase.log import SupabaseLog
@@ -36,6 +36,8 @@ def open_project(
     rest = Rest(credentials_of(), patience_s=patience_s)
     try:
         state = check_schema(rest)
+        if write:
+            _check_durable(rest, state)
         log = SupabaseLog(rest, log_id=state["log_id"], holder=holder if write else "")
     except BaseException:
         rest.close()
@@ -69,3 +71,11 @@ def check_schema(rest: Rest) -> dict[str, Any]:
             f"{rest.url} has schema {found}, this program needs {SCHEMA}; run `headrace store migrate --database-url …`"
         )
     return state
+
+
+def _check_durable(rest: Rest, state: dict[str, Any]) -> None:
+    if not state["fsync"]:
+        raise LogUnavailable(
+            f"{rest.url}: its PostgreSQL runs with fsync off, so nothing that is acknowledged is sure to stay; switch "
+            f"it on"
+        )

@@ -212,9 +212,11 @@ class Batch(Tables):
         for model, rows in self.puts.rows.items():
             self._cache.learn(model, {key: (row, by) for key, (row, by) in rows.items()})
 
-    def learn_stale(self, answer: Mapping[str, Iterable[Mapping[str, object]]]) -> None:
-        """What was read is something else in the database: ``answer`` has all rows that there are of it."""
-        found = {model: [unpacked_row(model, fields) for fields in rows] for model, rows in answer.items()}
+    def learn_stale(self, answer: Iterable[tuple[str, Iterable[Mapping[str, object]]]]) -> None:
+        """What was read is something else in the database: ``answer`` has all rows that there are of it, by model."""
+        found: dict[str, list[tuple[Row, str]]] = {}
+        for model, some in answer:
+            found.setdefault(model, []).extend(unpacked_row(model, fields) for fields in some)
         for model, keys in self._reads.items():
             rows: dict[str, Versioned] = {row_key(row): (row, by) for row, by in found.get(model, ())}
             self._cache.learn(model, {key: rows.get(key, (None, None)) for key in keys})

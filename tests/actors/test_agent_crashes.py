@@ -121,7 +121,7 @@ def test_a_sweep_at_its_budget_ends_saying_so_and_goes_on_with_a_larger_one(tmp_
 
 
 def test_when_all_accounts_are_paused_the_sweep_waits_and_comes_back_by_itself(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path, 2, AgentSettings(account=[CLAUDE]), seconds=0.1, limits={"claude": time.time() + 12.0})
+    sweep = sweep_of(tmp_path, 2, AgentSettings(account=[CLAUDE]), seconds=0.1, limit_s={"claude": 8.0})
     sweep.start()
     assert sweep.finish() == 0
     assert_settled(sweep, 2)

@@ -31,7 +31,7 @@ SWEEPS: tuple[dict[str, int], ...] = (
         "governor.before_turn": 4,
         "governor.granted": 2,
     },
-    {"supervisor.run_started": 1, "supervisor.activated": 2, "supervisor.retired": 1},
+    {"supervisor.run_started": 1, "supervisor.activated": 2, "gather.prepared": 1, "supervisor.retired": 1},
     {
         "repository.leased_agent": 1,
         "repository.before_telling": 1,

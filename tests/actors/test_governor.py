@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actors.governor import RUNNERS, TTL_S, RateLimitGovernor, Wish
+from actors.log_client import LogClient, new_event
 from actors.log_writer import LogWriter
 from events.errors import VersionConflict
-from events.types import Account, Lease, LeasesExpired, LeasesGranted
+from events.governor import KIND_AGENTS
+from events.types import Account, Lease, LeasesExpired, LeasesGranted, OutcomeReported
+from events.wanting import SessionWanted
+from events.work import SessionReport
 from tests.actors.harness import read_events
 from tests.actors.local import Clock, LocalRef
+from tests.events.worlds import outcome
 
 
 def governor(writer: LocalRef, clock: Clock, slots: int = 2) -> RateLimitGovernor:
@@ -199,3 +205,66 @@ def test_what_is_granted_to_a_desk_that_has_withdrawn_its_wish_is_free_again(tmp
     with_log(tmp_path, test)
     grants = [event for _, event in read_events(f"sqlite:///{tmp_path}/log.db") if isinstance(event, LeasesGranted)]
     assert [lease.holder for event in grants for lease in event.leases] == ["a", "b"]
+
+
+@pytest.mark.parametrize("how", ["expires", "is given back"])
+def test_what_only_the_mailbox_knows_of_a_session_counts_before_its_lease_is_free(tmp_path: Path, how: str) -> None:
+    """Its holder died; else another session would be spent on an account that is known to be exhausted."""
+
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        accounts = [Account(name=RUNNERS, slots=2), Account(name="claude", slots=1, agent="claude")]
+        one = RateLimitGovernor(writer, accounts, clock)
+        for_session = msgspec.structs.replace(wish(1, "a"), account=KIND_AGENTS, sessions=(SessionWanted(7, 3),))
+        lease, runner = sorted(await one.exchange("d", 1, [for_session], []), key=lambda lease: lease.account)
+        assert (runner.account, runner.attempt_id, lease.issue_number) == (RUNNERS, lease.attempt_id, 7)
+        report = SessionReport(account="claude", agent="claude", ended="rate_limited", reset_at=clock.now + 3600.0)
+        given = msgspec.structs.replace(outcome(verified=False), session=report)
+        mail = new_event(OutcomeReported(attempt_id=lease.attempt_id, outcome=given), "mail")
+        await LogClient(writer).append(f"attempt:{lease.attempt_id}", 0, [mail], at=clock.now)
+        other = msgspec.structs.replace(for_session, holder="b")
+        waiting = asyncio.create_task(one.exchange("e", 1, [other], []))
+        await asyncio.sleep(0)
+        seen = await one.news(None)
+        if how == "expires":
+            clock.now += TTL_S + 1.0
+            await release(one, [])
+        else:
+            await one.give_back_all_but("a", [])
+        found = await one.news(seen)
+        assert found is not None
+        assert "is paused until" in found.reason
+        (view,) = await one.accounts()
+        assert (view.used, view.sessions, view.paused_until) == (0, 1, report.reset_at)
+        assert not waiting.done()
+        waiting.cancel()
+
+    with_log(tmp_path, test)
+
+
+def test_sessions_are_granted_first_for_what_serves_most_and_take_turns_with_other_work(tmp_path: Path) -> None:
+    async def test(writer: LocalRef, clock: Clock) -> None:
+        accounts = [Account(name=RUNNERS, slots=1), Account(name="claude", slots=3, agent="claude")]
+        one = RateLimitGovernor(writer, accounts, clock)
+        held = await acquire(one, "x", 1)
+        served: list[str] = []
+
+        async def session(holder: str, unlocks: int) -> None:
+            asked = (SessionWanted(1, unlocks),)
+            mine = msgspec.structs.replace(wish(1, holder), account=KIND_AGENTS, sessions=asked)
+            leases = await one.exchange(f"desk of {holder}", 1, [mine], [])
+            served.append(holder)
+            await release(one, leases)
+
+        async def other(holder: str) -> None:
+            leases = await acquire(one, holder, 1)
+            served.append(holder)
+            await release(one, leases)
+
+        work = [session("few", 2), other("first"), session("many", 40), other("second")]
+        tasks = [asyncio.create_task(each) for each in work]
+        await asyncio.sleep(0)
+        await release(one, held)
+        await asyncio.gather(*tasks)
+        assert served in (["many", "first", "few", "second"], ["first", "many", "second", "few"])
+
+    with_log(tmp_path, test)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from actors.admission import imported, rows_to_bytes
+from actors.caching import import_of
 from actors.governor import RUNNERS, RateLimitGovernor
 from actors.log_client import LogClient, StreamWriter, new_event
 from actors.log_writer import LogWriter
@@ -28,6 +29,7 @@ from events.types import Account, AttemptStarted, AttemptSucceeded, GovernorClai
 from events.work import CascadePolicy, Outcome, VerificationRules, WorkOrder
 from store.blobs import MemoryBlobs
 from store.opening import open_store
+from store.read_models import CachedContext
 from store.replay import check
 from tests.actors.harness import check_events, fold_repositories, read_events, rows
 from tests.actors.local import LocalRef
@@ -188,14 +190,18 @@ def test_what_the_cache_knows_is_news_unless_it_is_revoked_or_known(tmp_path: Pa
         actor = await world.actor()
         await done(actor)
         (cached,) = await actor._log.contexts_of("o", "r0")
-        assert not actor._is_news(cached)
-        assert actor._is_news(msgspec.structs.replace(cached, issue_number=7))
+
+        def is_news(one: CachedContext) -> bool:
+            return bool(import_of(actor._state, [one]).contexts)
+
+        assert not is_news(cached)
+        assert is_news(msgspec.structs.replace(cached, issue_number=7))
         revoked = msgspec.structs.replace(cached, revoked_at=1.0, revoked_why="poisoned")
-        assert actor._is_news(revoked)
+        assert is_news(revoked)
         await actor._decide(ImportContexts(contexts=[imported(revoked)]))
         assert actor._state.revoked == {cached.context: "poisoned"}
-        assert not actor._is_news(revoked)
-        assert not actor._is_news(msgspec.structs.replace(cached, issue_number=7))
+        assert not is_news(revoked)
+        assert not is_news(msgspec.structs.replace(cached, issue_number=7))
 
     asyncio.run(run())
 

@@ -27,6 +27,7 @@ from events.commands import FillSlots, Slot
 from events.errors import EnvironmentNotReady, InfraError, InputError, LogLocked, ResolutionRequired
 from events.types import AttemptInterrupted, AttemptStarted, Event, OutcomeReported
 from events.work import FailureClass, Outcome, PriorAttempt, PullRequest, WorkOrder
+from store.blobs import BlobStore
 from store.log import Append
 from store.opening import open_store
 from store.read_models import AttemptRow, AttemptState
@@ -415,6 +416,32 @@ def test_an_attempt_that_a_dead_process_left_is_marked_before_anything_new_start
     ]
     assert kinds == [("AttemptStarted", True), ("AttemptInterrupted", True), ("AttemptStarted", False)]
     check_events(read_events(f"sqlite:///{tmp_path}/log.db"))
+
+
+class Watched(ScriptedWorkbench):
+    """Notes what it is asked to end and to salvage."""
+
+    def __init__(self, folder: Path, blobs: BlobStore) -> None:
+        super().__init__(folder, blobs)
+        self.asked: list[tuple[str, str]] = []
+
+    def end(self, attempt_id: str) -> None:
+        self.asked.append(("end", attempt_id))
+
+    def salvage(self, attempt_id: str) -> dict[str, str]:
+        self.asked.append(("salvage", attempt_id))
+        return {"build_log": self._blobs.put(b"so far")}
+
+
+def test_what_a_dead_process_left_on_the_engine_is_ended_and_then_salvaged(tmp_path: Path) -> None:
+    lost = left_in_flight(tmp_path)
+    scripted(tmp_path, Script(seconds=0.0))
+    with open_store(f"sqlite:///{tmp_path}/log.db", write=True) as store:
+        bench = Watched(tmp_path, store.blobs)
+        run(Synthesizer(store=store, verifier=bench, agent="none", settings=Settings()))
+        (attempt,) = store.models.attempts(state=AttemptState.INTERRUPTED)
+        assert store.blobs.get(attempt.blobs["build_log"]) == b"so far"
+    assert bench.asked == [("end", lost), ("salvage", lost)]
 
 
 def test_an_outcome_that_a_runner_left_in_the_mailbox_counts(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from events import codec, governor, repository, sweep
+from events import codec, gathering, governor, repository, sweep
 from events.decide import LOST
+from events.gathering import GatherState
 from events.governor import GovernorState
 from events.repository_state import RepositoryState
 from events.sweep import RepositoryPhase, SweepState
@@ -25,6 +26,7 @@ class Observer:
         self.repositories: dict[str, RepositoryState] = {}
         self.governor = GovernorState()
         self.sweeps: dict[str, SweepState] = {}
+        self.gathers: dict[str, GatherState] = {}
         self.reported: dict[str, bool] = {}
         self.started: set[str] = set()
         self.in_flight: set[str] = set()
@@ -40,6 +42,8 @@ class Observer:
             for account in self.governor.accounts.values():
                 out = [one for one in self.governor.leases.values() if one.account == account.name]
                 assert len(out) <= account.slots, f"{len(out)} leases on {account.slots} slots of {account.name}"
+        elif kind == "gather":
+            gathering.evolve(self.gathers.setdefault(name, GatherState(repository=name)), event)  # type: ignore[arg-type]
         elif kind == "sweep":
             state = sweep.evolve(self.sweeps.setdefault(name, SweepState(sweep=name)), event)  # type: ignore[arg-type]
             active = len(state.in_phase(RepositoryPhase.ACTIVE))

@@ -334,6 +334,10 @@ class World:
         for name, retired in counts.items():
             counted = self.observer.repositories[name].counts("s")
             assert (retired.succeeded, retired.failed) == (counted.get("succeeded", 0), counted.get("failed", 0))
+            if retired.succeeded or retired.failed:
+                gathered = self.observer.gathers[name]
+                assert gathered.pending is None, f"the report of {name} is prepared and not finished"
+                assert gathered.report is not None, f"{name} is retired without a report"
 
 
 @contextmanager

@@ -21,7 +21,10 @@ from events.types import (
     CacheHit,
     ContextRevoked,
     ContextsImported,
+    Drift,
     Event,
+    GatherFinished,
+    GatherPrepared,
     GovernorClaimed,
     ImportedContext,
     Lease,
@@ -50,6 +53,7 @@ from events.work import Check, FailureClass, Level, Metrics, Outcome, SessionRep
 from store.log import Append, EventLog, NewEvent
 from tests.events.worlds import RULES, STOCK, admission, policy
 
+GATHER = "gather:o/r"
 REPOSITORY = "repository:o/r"
 START = 1_760_000_000.25
 STEP_S = 60.0
@@ -290,6 +294,23 @@ def history() -> list[tuple[str, Event]]:
         *_agents(),
         (sweep, RepositoryRetired(repository="o/r", succeeded=2, failed=0, unreached=0)),
         (sweep, SweepRunEnded(run="run-1", how="interrupted", reason="Ctrl-C")),
+        *_gathered(),
+    ]
+
+
+def _gathered() -> list[tuple[str, Event]]:
+    drift = Drift(key="PYTHON_VERSION", earlier=1, earlier_value="3.10", later=2, later_value="3.11")
+    return [
+        (GATHER, GatherPrepared(batch_id="batch_00000001", upto=40, issue_numbers=[1, 2], prepared="1" * 64)),
+        (
+            GATHER,
+            GatherFinished(batch_id="batch_00000001", status="done", result="2" * 64, report="3" * 64, drifts=[drift]),
+        ),
+        (GATHER, GatherPrepared(batch_id="batch_00000002", upto=52, issue_numbers=[3], prepared="4" * 64)),
+        (
+            GATHER,
+            GatherFinished(batch_id="batch_00000002", status="failed", result="5" * 64, message="it is too long"),
+        ),
     ]
 
 

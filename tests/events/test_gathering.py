@@ -150,6 +150,13 @@ def test_a_forced_pull_request_goes_past_its_success_and_the_cache() -> None:
     assert started.issue_number == 1
 
 
+def test_several_are_forced_together() -> None:
+    repository = worked(set(), 1, 2, 3)
+    take(repository, force(repository.state, [1, 3], reason=FORCED))
+    states = {number: pr.state for number, pr in repository.state.prs.items()}
+    assert states == {1: PrState.FIND_SIMILAR, 2: PrState.SUCCEEDED, 3: PrState.FIND_SIMILAR}
+
+
 def test_one_that_waits_is_taken_past_the_cache_and_one_under_way_is_left_alone() -> None:
     repository = Repository(1, 2)
     take(repository, force(repository.state, [1], reason=FORCED))

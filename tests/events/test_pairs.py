@@ -18,6 +18,7 @@ from events.types import (
     Account,
     AccountsConfigured,
     Event,
+    GatherEvent,
     GovernorEvent,
     Lease,
     LeasesExpired,
@@ -38,6 +39,7 @@ OF_STREAM: dict[str, tuple[type, ...]] = {
     "repository:o/r": get_args(RepositoryEvent),
     "sweep:demo": get_args(SweepEvent),
     "governor": get_args(GovernorEvent),
+    "gather:o/r": get_args(GatherEvent),
     "attempt:a1": (OutcomeReported,),
 }
 ROWS = RepositoryRows(repository="o/r", rows="0" * 64, pull_requests=3)

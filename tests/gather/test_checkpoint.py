@@ -103,6 +103,29 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     assert [one.name for one in tmp_path.iterdir()] == ["r.json"]
 
 
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "r.json"
+    save_result(path, SynthesisResult("old"))
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(Killed):
+            save_result(path, SynthesisResult("new"))
+    assert load_result(path).batch_id == "old"
+
+
+def test_what_was_saved_is_executed_in_the_order_of_the_sheets_numbers(tmp_path: Path) -> None:
+    outputs = {2: "two", 10: "ten"}
+    synthesizer = ResultSynthesizer(SynthesisConfig(include_metadata=False))
+    ready = synthesizer.prepare_synthesis([2, 10], [2, 10], [], outputs)
+    save_result(tmp_path / "r.json", ready)
+    loaded = synthesizer.execute_synthesis(load_result(tmp_path / "r.json"))
+    assert loaded.synthesized_content == synthesizer.execute_synthesis(ready).synthesized_content
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'"x"', b"\xff", b'{"batch_id": "b", "status": "odd"}'])
 def test_what_is_no_result_is_refused_with_its_name(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "odd.json"

@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actors.gather import (
@@ -152,6 +152,7 @@ values = st.sampled_from(["x", "y", "z"])
 sheet_keys = st.dictionaries(st.sampled_from(["A", "B", "C_1"]), values)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(1, 20), sheet_keys, max_size=8))
 @example({1: {}, 2: {"A": "x"}, 3: {"A": "y"}})
 def test_there_is_a_conflict_exactly_when_two_sheets_give_a_key_different_values(

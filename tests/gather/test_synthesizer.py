@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.gather import (
@@ -133,6 +134,15 @@ def test_detection_without_a_find_is_kept_too_and_looks_at_the_named_keys_only()
     assert result.conflict_detection["has_conflicts"] is False
 
 
+def test_the_clock_is_the_only_source_of_times() -> None:
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    synthesizer = ResultSynthesizer(SynthesisConfig(detect_conflicts=True), clock=lambda: moment)
+    result = synthesizer.execute_synthesis(synthesizer.prepare_synthesis([1, 2], [1, 2], [], OUTPUTS))
+    assert (result.created_at, result.completed_at) == (moment, moment)
+    assert result.conflict_detection is not None
+    assert result.conflict_detection["checked_at"] == moment.isoformat()
+
+
 def test_a_number_and_its_text_cannot_be_two_sheets() -> None:
     with pytest.raises(ValueError, match="same number as text"):
         ResultSynthesizer().prepare_synthesis([1, "1"], [1], [], {1: "x"})
@@ -226,7 +236,8 @@ def test_a_summary_has_counts_key_variables_and_the_first_and_last_meaningful_li
         assert hidden not in summary
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=500).map(lambda text: text * 50))
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60).map(lambda text: text * 400))
 def test_a_summary_is_bounded_and_the_same_each_time(text: str) -> None:
     summary = content(SynthesisStrategy.SUMMARIZE, {1: text})
     assert len(summary) < 8_000
@@ -247,6 +258,7 @@ def test_a_summarizer_can_be_injected_and_is_told_the_sheet() -> None:
     assert result.synthesized_content == "## Sheet 1\n\n1 says ONE\n\n## Sheet 2\n\n2 says TWO\n"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.integers(0, 99), st.sampled_from(["", "A: 1", "text\nB=2"]), min_size=1), st.randoms())
 def test_content_does_not_depend_on_the_order_in_which_outputs_arrive(given_: dict[int, str], random: object) -> None:
     items = list(given_.items())

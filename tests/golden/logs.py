@@ -25,8 +25,8 @@ from store.memory import MemoryLog
 from tests.events.history import record
 
 FOLDER = Path(__file__).parent
-NEWEST = "schema-1-agents"
-KINDS = ("repository:o/r", "sweep:s", "governor", "attempt:a")
+NEWEST = "schema-1-gather"
+KINDS = ("repository:o/r", "sweep:s", "governor", "gather:o/r", "attempt:a")
 
 
 class Line(msgspec.Struct, kw_only=True):

@@ -88,7 +88,11 @@ class GovernorModel:
                         self.granted_at[lease.lease_id] = event.recorded_at
                 case LeasesReleased(lease_ids=ended) | LeasesExpired(lease_ids=ended):
                     for one in ended:
-                        del self.out[one]
+                        lease = self.out.pop(one)
+                        known = lease.account in AGENTS and lease.attempt_id in self.told
+                        assert not known or lease.attempt_id in self.counted, (
+                            "what a mailbox knows is counted before the lease is free"
+                        )
                 case AccountPaused():
                     self.paused[found.account] = found
                     self.probes.pop(found.account, None)

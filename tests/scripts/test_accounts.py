@@ -101,6 +101,7 @@ def test_status_tells_of_each_account_slots_pause_and_what_it_used(
         "used": 1,
         "paused_until": clock(RESET),
         "paused_why": "5-hour limit",
+        "over": False,
         "probing": False,
         "sessions": 2,
         "input_tokens": 4800,
@@ -143,6 +144,14 @@ def test_the_table_says_what_is_not_known() -> None:
     assert f"until {clock(RESET)}: 5-hour limit" in text
     assert "0.00 + 1 untold" in text
     assert "1 of 5 sessions, 0.00 of 3.00 USD in 5 h" in text
+
+
+def test_a_pause_that_is_over_is_said_to_wait_for_its_probe() -> None:
+    (line, _) = account_lines(state(), sweep="s", now=RESET + 1.0)
+    assert (line.over, line.probing) == (True, False)
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(account_table([line]))
+    assert f"until {clock(RESET)}; the next session probes it" in console.export_text()
 
 
 def shown(capsys: pytest.CaptureFixture[str], now: float) -> str:

@@ -98,7 +98,7 @@ def test_a_group_that_fails_says_why_and_loses_no_other_groups_figures(
 def test_an_unknown_group_is_refused_with_the_known_ones() -> None:
     done = CliRunner().invoke(bench.main, ["--only", "apend"])
     assert done.exit_code == 2
-    assert "append, writer, replay, opening" in done.output
+    assert "append, writer, supabase, replay, opening" in done.output
 
 
 def test_every_round_measures_every_subject_and_the_first_warms_up() -> None:

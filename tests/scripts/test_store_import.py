@@ -118,6 +118,13 @@ def test_a_context_is_tried_first_and_verified_like_any_other(tmp_path: Path, fi
     assert [one.state.value for one in synth.attempts(issue_number=3)] == ["failed", "failed"]
 
 
+def test_several_contexts_of_one_pull_request_are_all_claims(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", [context(1), context(1, build_pkg_sh="# another\n"), context(1)])
+    assert "imported 2 contexts" in run_import(tmp_path, "--contexts", str(path))
+    with open_store(f"sqlite:///{tmp_path}/log.db", write=False) as store:
+        assert len(read_repository(store.log, "o/r").imported) == 2
+
+
 def test_what_a_sweep_has_worked_on_is_left_as_it_is(tmp_path: Path, files: list[str]) -> None:
     synth = Synthesizer(store=f"sqlite:///{tmp_path}/log.db", verifier=Refusing(), settings=Settings(), agent="none")
     synth.run(**item(1))  # type: ignore[arg-type]

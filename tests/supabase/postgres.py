@@ -1,7 +1,8 @@
 """A real PostgreSQL for the tests: its own data folder, on 127.0.0.1 only, run by a user that is not root.
 
 It has the roles that a Supabase project has, with the grants that Supabase gives to new tables and functions: what the
-migrations do not take away is open here too. It can be stopped as hard as a test likes, and started again.
+migrations do not take away is open here too. It can be stopped as hard as a test likes, and started again; it ends with
+the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -97,7 +98,18 @@ class Postgres:
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
-        command = [program("postgres"), "-D", f"{self.folder}/data", "-p", str(self.port), "-k", str(self.folder)]
+        command = [
+            "setpriv",
+            "--pdeathsig",
+            "INT",
+            program("postgres"),
+            "-D",
+            f"{self.folder}/data",
+            "-p",
+            str(self.port),
+            "-k",
+            str(self.folder),
+        ]
         command += [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(

@@ -167,6 +167,26 @@ def test_postgresql_stopped_and_started_again_and_again_loses_and_doubles_nothin
     projects.remove(project)
 
 
+def test_an_append_is_on_the_disk_whatever_the_database_defaults_to(project: Project) -> None:
+    with project.raw() as raw:
+        raw.execute("SET synchronous_commit = off")
+        raw.execute("BEGIN")
+        raw.execute("SELECT headrace_append('{\"batches\": []}')")
+        assert raw.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+def test_a_database_without_fsync_is_read_and_not_written(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with project.open() as store:
+        store.log.append(batch("s", 0, "a"))
+    with project.raw() as raw:  # as it would answer there
+        definition = str(raw.execute("SELECT pg_get_functiondef('headrace_state'::regproc)").fetchone()[0])  # type: ignore[index]
+        raw.execute(definition.replace("current_setting('fsync') = 'on'", "false").encode())
+    with pytest.raises(LogUnavailable, match=r"runs with fsync off.*switch it on"):
+        project.open()
+    with project.open(write=False) as reader:
+        assert reader.log.last_seq() == 1
+
+
 def test_a_store_that_stays_away_is_given_up_after_a_while(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     with project.in_environment():
         log, _, _ = open_project(write=True, holder="", patience_s=1.0)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from events import codec
 from events.errors import EnvironmentNotReady, LogUnavailable
-from events.types import AttemptFailed, AttemptInterrupted, AttemptSucceeded, ContextRevoked, Event
+from events.types import (
+    AttemptFailed,
+    AttemptInterrupted,
+    AttemptRateLimited,
+    AttemptSucceeded,
+    ContextRevoked,
+    Event,
+)
 from events.work import Stage
 from store.log import Append, NewEvent
 from store.opening import Store, open_store
@@ -30,7 +38,7 @@ def tables(project: Project) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories, group=st.integers(1, 4))
 def test_two_writers_a_rebuild_and_the_log_in_memory_give_the_same_rows(
     history: list[tuple[str, list[Event]]], group: int, projects: Projects
@@ -85,6 +93,18 @@ def test_a_row_that_another_process_made_is_known_to_the_event_that_ends_it(proj
         assert [row.state for row in one.models.attempts()] == ["succeeded", "failed"]
         assert [row.attempt_id for row in other.models.errors()] == ["b"]
         assert [row.context for row in one.models.contexts_of("o", "r")] == ["c"]
+
+
+def test_a_row_that_was_learned_from_the_database_is_put_back_letter_by_letter(project: Project) -> None:
+    outcome = msgspec.structs.replace(OUTCOME, blobs={"z": "1", "build_log": "2", "a": "3"}, log_tail="1e5 \u00e9 \\")
+    with project.open() as one, project.open() as other:
+        append(one, admitted(1), started("a", 1))
+        append(one, AttemptSucceeded(attempt_id="a", issue_number=1, context="c", outcome=outcome))
+        limited = AttemptRateLimited(attempt_id="a", issue_number=1, account="claude", message="late", reset_at=1e-7)
+        append(other, limited)
+        live = tables(project)
+        one.models.rebuild()
+        assert tables(project) == live
 
 
 def test_what_a_process_knew_and_others_changed_costs_one_more_call_and_nothing_else(project: Project) -> None:

@@ -140,13 +140,14 @@ BEGIN
     RETURN FOUND;
 END $$;
 
--- What a client looks at before it trusts a store: its log, its schema, and its clock.
+-- What a client looks at before it trusts a store: its log, its schema, its clock, and whether a commit is on the disk.
 CREATE OR REPLACE FUNCTION public.headrace_state() RETURNS json
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     SELECT json_build_object(
         'log_id', (SELECT log_id FROM public.headrace_meta),
         'seq', (SELECT seq FROM public.headrace_meta),
         'schema', (SELECT max(number) FROM public.headrace_migrations),
+        'fsync', current_setting('fsync') = 'on',
         'now_us', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
     )
 $$;

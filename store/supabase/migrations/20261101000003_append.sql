@@ -8,8 +8,8 @@
 -- answer:  {"status": "fenced", "holder"} or {"status": "done", "results": [result, …]}, a result being
 --           ["appended", version, seq] · ["conflict", actual version] · ["unreadable"]
 --           ["known", [[id, seq, stream, version, type, schema, data, hash], …]]   some ids are recorded already
---           ["stale", {model: [row, …]}]    the rows that `reads` and `sets` name are others than the client knew; this
---                                           batch and those behind it were not looked at, those before it are recorded
+--           ["stale", [[model, [row, …]], …]]    the rows that `reads` and `sets` name are others than the client knew;
+--                                                this batch and those behind it were not looked at
 
 CREATE OR REPLACE FUNCTION public.headrace_known_rows(batch json) RETURNS json
 LANGUAGE plpgsql SET search_path = '' AS $$
@@ -18,7 +18,7 @@ DECLARE
     wanted json;
     there json;
     same boolean;
-    found jsonb := '{}';
+    found json[] := '{}'; -- json, not jsonb: a row comes back as it was put, its keys in their order
     stale boolean := false;
 BEGIN
     FOR model, wanted IN SELECT w.key, w.value FROM json_each(batch -> 'reads') AS w LOOP
@@ -27,7 +27,7 @@ BEGIN
              FROM json_each_text($1) AS w LEFT JOIN %s AS r ON r.row_key = w.key', public.headrace_model(model)
         ) INTO same, there USING wanted;
         stale := stale OR NOT same;
-        found := jsonb_set(found, ARRAY[model], coalesce(found -> model, '[]') || coalesce(there::jsonb, '[]'));
+        found := found || json_build_array(model, coalesce(there, '[]'));
     END LOOP;
     FOR wanted IN SELECT w.value FROM json_array_elements(batch -> 'sets') AS w LOOP
         model := wanted ->> 0;
@@ -36,9 +36,9 @@ BEGIN
             public.headrace_model(model), public.headrace_where(wanted -> 1)
         ) INTO same, there USING (wanted -> 2)::jsonb;
         stale := stale OR NOT same;
-        found := jsonb_set(found, ARRAY[model], coalesce(found -> model, '[]') || coalesce(there::jsonb, '[]'));
+        found := found || json_build_array(model, coalesce(there, '[]'));
     END LOOP;
-    RETURN CASE WHEN stale THEN found::json END;
+    RETURN CASE WHEN stale THEN array_to_json(found) END;
 END $$;
 
 CREATE OR REPLACE FUNCTION public.headrace_append(request json) RETURNS json
@@ -59,6 +59,7 @@ DECLARE
     changed json;
     results json[] := '{}';
 BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true); -- what is acknowledged is on the disk, whatever is the default
     SELECT m.seq INTO STRICT last_seq FROM public.headrace_meta AS m FOR UPDATE;
     IF request ->> 'epoch' IS NOT NULL THEN
         SELECT l.holder INTO name FROM public.headrace_lock AS l WHERE l.epoch > (request ->> 'epoch')::bigint;
