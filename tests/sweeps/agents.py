@@ -100,7 +100,7 @@ def needing(version: int, environment: str) -> dict[str, str]:
 class TurnedAway(AnthropicServer):
     """Turns its account away for ``limit_s`` seconds from the first question on, and says when that is over."""
 
-    limit_s = 60.0
+    limit_s = 90.0
     reset_at = 0
 
     def take(self, *, conversation: str, raw: str) -> Json:
