@@ -18,10 +18,13 @@ import msgspec
 from actors.agent_settings import AgentAccount, AgentSettings
 from actors.agents.adapters import Probe, probe
 from actors.agents.base import COMMON_VARIABLES, Access, Adapter
+from actors.generation.gate import destinations_of
 from actors.generation.sandbox import Sandbox, find_sandbox
 from events.errors import EnvironmentNotReady
 
 __all__ = ["Accounts", "Means", "access_of"]
+
+UNPRIVILEGED_PORT = 1024
 
 
 class Means(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +68,8 @@ class Accounts:
         if not found.usable:
             raise EnvironmentNotReady(found.message)
         sandbox, unsafe = self._sandbox(search_path)
+        if sandbox is not None and self._settings.network == "public":
+            _refuse_low_ports(account, access)
         return Means(
             account=account,
             adapter=adapter,
@@ -97,6 +102,16 @@ class Accounts:
             if key not in self._probes or not self._probes[key].usable:
                 self._probes[key] = probe(adapter, search_path=search_path)
             return self._probes[key]
+
+
+def _refuse_low_ports(account: AgentAccount, access: Access) -> None:
+    """A sandbox's processes have no privileges: the way to a port of this machine can only be opened from 1024 up."""
+    for one in destinations_of(access.environment):
+        if one.is_loopback and one.port < UNPRIVILEGED_PORT:
+            raise EnvironmentNotReady(
+                f"account {account.name}: its base URL leads to port {one.port} of this machine, which a sandbox "
+                f'cannot open; serve it on a port from {UNPRIVILEGED_PORT} up, or set agents.network = "host"'
+            )
 
 
 def _real(*programs: str | None) -> tuple[Path, ...]:

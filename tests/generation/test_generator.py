@@ -362,12 +362,17 @@ def test_nothing_secret_is_in_what_is_kept(stand: Stand) -> None:
         ({"name": "claude", "agent": "claude", "home": "/no/such/home"}, "/no/such/home is no folder"),
         ({"name": "other", "agent": "claude"}, "no agent's account is called claude"),
         ({"name": "claude", "agent": "qwen", "env": {"OPENAI_API_KEY": "HOME"}}, "npm install -g @qwen-code/qwen-code"),
+        (
+            {"name": "claude", "agent": "claude", "env": {"ANTHROPIC_BASE_URL": "TEST_LOW_URL"}},
+            "leads to port 80 of this machine",
+        ),
     ],
 )
 def test_what_an_account_lacks_is_told_before_anything_is_started(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, account: dict[str, object], said: str
 ) -> None:
     monkeypatch.setenv("PATH", f"{stand.programs}:/usr/bin:/bin")
+    monkeypatch.setenv("TEST_LOW_URL", "http://localhost")
     outcome = stand.run("true", settings=stand.settings(account=[account]))
     assert said in outcome.message
     assert (outcome.stage, outcome.failure_class) == ("session", FailureClass.INFRA)
