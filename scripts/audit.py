@@ -84,6 +84,7 @@ GROUPS: dict[str, Callable[[AttemptRow], str]] = {
 @click.option("--until", metavar="TIME", help="Only attempts that ended before that.")
 @click.option("--on", "day", metavar="DATE", help="Only attempts that ended on this day (UTC).")
 @click.option("--by", type=click.Choice(list(GROUPS)), default="account", help="What usage is summed up by.")
+@click.option("--logs", is_flag=True, help="Also where logs and transcript of each attempt lie.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: attempts, and what their sessions used.")
 def command(
     *,
@@ -97,6 +98,7 @@ def command(
     until: str | None,
     day: str | None,
     by: str,
+    logs: bool,
     as_json: bool,
 ) -> int:
     """Shows the attempts of SWEEP, or of all sweeps of a store: why each was made, how it ended, what it used.
@@ -122,7 +124,7 @@ def command(
         if as_json:
             sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         else:
-            _show(found, opened.blobs)
+            _show(found, opened.blobs if logs else None)
     return 0
 
 
@@ -173,7 +175,7 @@ def _at(one: AttemptRow) -> float:
     return one.started_at if one.finished_at is None else one.finished_at
 
 
-def _show(found: Audit, blobs: BlobStore) -> None:
+def _show(found: Audit, blobs: BlobStore | None) -> None:
     for one in found.attempts:
         for line in _lines(one, blobs):
             click.echo(line)
@@ -185,7 +187,7 @@ def _show(found: Audit, blobs: BlobStore) -> None:
         click.echo(_usage(usage))
 
 
-def _lines(one: AttemptRow, blobs: BlobStore) -> list[str]:
+def _lines(one: AttemptRow, blobs: BlobStore | None) -> list[str]:
     session = f" {_session(one)}" if one.account is not None else ""
     lines = [f"{clock(_at(one))} {_name(one)} {one.stage} {one.state}{session}", f"    why: {one.reason or 'not told'}"]
     if one.message:
@@ -195,7 +197,7 @@ def _lines(one: AttemptRow, blobs: BlobStore) -> list[str]:
         lines.append(f"    ended{where}{cls}: {_short(one.message)}")
     if one.reset_at is not None:
         lines.append(f"    the limit ends: {clock(one.reset_at)}")
-    for kind, digest in one.blobs.items():
+    for kind, digest in one.blobs.items() if blobs is not None else ():
         lines.append(f"    {kind}: {blobs.path_of(digest) if isinstance(blobs, FileBlobs) else digest}")
     return lines
 

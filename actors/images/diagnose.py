@@ -37,7 +37,7 @@ NOISE = re.compile(
     r"|legacy-install-failure|metadata-generation-failed|Encountered error while|returned non-zero exit status"
     r"|command '.*' failed with exit"
     r"|See above for output|^ERROR: Failed to build |dependency resolver does not currently take"
-    r"|^\[end of output\]$|^(note|hint): |^[│╰]"
+    r"|^\[end of output\]$|^(note|hint): |^[│╰]|: (started|finished with status '\w+')$"
 )
 
 COMPILER = re.compile(

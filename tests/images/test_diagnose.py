@@ -54,6 +54,12 @@ ERROR: No matching distribution found for x
         ("x.sh: line 3: cmake: command not found\n", "cmake: command not found", RECIPE),
         ("E: Unable to locate package libfoo-dev\n", "Unable to locate package libfoo-dev", RECIPE),
         ("just some words\n", "just some words", RECIPE),
+        (
+            PIP_WRAPPER.format(inner="      set PROJ_DIR first")
+            + "  Getting requirements to build wheel: finished with status 'error'\n",
+            "set PROJ_DIR first (in",
+            RECIPE,
+        ),
         (PIP_WRAPPER.format(inner="      set PROJ_DIR before you build"), "set PROJ_DIR before you build (in", RECIPE),
         (NO_INDEX, "Temporary failure in name resolution", INFRA),
         ("OSError: [Errno 28] No space left on device\n", "No space left on device", INFRA),

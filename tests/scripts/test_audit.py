@@ -63,13 +63,14 @@ def test_the_limits_of_a_repository_on_a_day_are_one_command_with_what_each_cost
     ] * 2
     total = {"of": "claude:work", "sessions": 2, "input_tokens": 2400, "output_tokens": 168, "usd": 0.5}
     assert found["usage"] == [{**total, "unpriced_sessions": 0, "uncounted_sessions": 0}]
-    shown = audit(*asked)
+    shown, blob = audit(*asked), f"{store.removeprefix('sqlite:///')}.blobs/dd/{'d' * 62}"
     assert "2026-11-24T02:00:00Z o/r#1 llm_generate rate_limited claude:work (claude-opus-5-5), rate_limited" in shown
     assert "exit code 1, at least 1,200 tokens in, 84 out, 0.2500 USD, 12 s" in shown
     assert "why: nearest on the left" in shown
     assert "ended: claude ran into a limit" in shown
     assert "the limit ends: 2023-11-14T22:14:20Z" in shown
-    assert "transcript: " in shown
+    assert "transcript: " not in shown
+    assert f"transcript: {blob}" in audit(*asked, "--logs")
     assert "claude:work: 2 sessions, 2,400 tokens in, 168 out; 0.5000 USD" in shown
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from actors.agent_settings import AgentAccount
 from actors.agents.leftovers import SESSION_VARIABLE
+from actors.generation.cage import end_group
 from events.records import PrRecord
 from events.types import (
     AccountPaused,
@@ -51,7 +52,6 @@ __all__ = [
     "OneSession",
     "TurnedAway",
     "needing",
-    "session_leftovers",
     "writing_first_a_broken_script",
 ]
 
@@ -97,20 +97,10 @@ def needing(version: int, environment: str) -> dict[str, str]:
     return {**little(version), "setup.py": SETUP.format(environment=environment)}
 
 
-def session_leftovers(log_id: str) -> list[str]:
-    """Processes of any session of a log that still run, by the mark in their environment."""
-    marked = f"{SESSION_VARIABLE}={log_id}:".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            found += [str(entry.parent)] if marked in entry.read_bytes() else []
-    return found
-
-
 class TurnedAway(AnthropicServer):
     """Turns its account away for ``limit_s`` seconds from the first question on, and says when that is over."""
 
-    limit_s = 60.0
+    limit_s = 90.0
     reset_at = 0
 
     def take(self, *, conversation: str, raw: str) -> Json:
@@ -206,6 +196,16 @@ class AgentBench(SweepBench):
             workspace = spools / one.attempt_id / "session" / "workspace"
             if workspace.is_dir():
                 (workspace / "go").touch()
+
+    def left_of_sessions(self) -> list[str]:
+        """What of any session still runs: by the mark in its environment, or by its control group, which ends it."""
+        log_id = self.log_id()
+        marked = f"{SESSION_VARIABLE}={log_id}:".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                found += [str(entry.parent)] if marked in entry.read_bytes() else []
+        return found + [one.attempt_id for one in self.sessions() if end_group(f"{log_id}:{one.attempt_id}.")]
 
     # ------------------------------------------------------------ what the log says
 
