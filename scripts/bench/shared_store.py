@@ -44,7 +44,7 @@ EACH = 5
 """Events of a batch."""
 TOGETHER = 4
 """Batches of as many streams in one call."""
-RUN_S = 30.0
+RUN_S = 60.0
 ROUNDS = 400
 START_S = 10.0
 BARE_TABLE = """

@@ -48,7 +48,7 @@ def test_it_says_what_it_removed_and_what_it_kept(url: str, capsys: pytest.Captu
     assert (code, err) == (0, "")
     assert f"{REPOSITORY}: removed versions 1 to 19, kept {head - 19} events\n" in out
     assert "governor: removed versions 1 to 3, kept " in out
-    assert "nothing removed, it has no snapshot: attempt:a1, sweep:demo\n" in out
+    assert "nothing removed, it has no snapshot: attempt:a1, gather:o/r, sweep:demo\n" in out
     assert f"removed 22 events, kept {len(history()) - 22}; attempts, errors, contexts and blobs stay" in out
     with open_store(url, write=False) as store:
         assert len(list(store.log.read_all())) == len(history()) - 22

@@ -101,7 +101,7 @@ def test_a_row_that_was_learned_from_the_database_is_put_back_letter_by_letter(p
         append(one, admitted(1), started("a", 1))
         append(one, AttemptSucceeded(attempt_id="a", issue_number=1, context="c", outcome=outcome))
         limited = AttemptRateLimited(attempt_id="a", issue_number=1, account="claude", message="late", reset_at=1e-7)
-        append(other, limited)
+        append(other, ContextRevoked(context="c", why="poisoned", contexts=["c"]), limited)
         live = tables(project)
         one.models.rebuild()
         assert tables(project) == live
