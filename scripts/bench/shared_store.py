@@ -57,7 +57,8 @@ BARE_TABLE = """
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process of writers does: ``together`` batches of ``each`` events a call, until ``end`` (POSIX seconds)."""
+    """What a process of writers does: ``together`` batches of ``each`` events a call, until ``end`` (POSIX
+    seconds), and at least one."""
 
     name: str
     process: int
@@ -232,7 +233,7 @@ def _write(log: EventLog, plan: Plan, thread: int) -> Produced:
     first = (uuid.uuid4().int >> 64) << 32
     version, ids, latencies = 0, list[str](), list[float]()
     time.sleep(max(0.0, plan.begin - time.time()))
-    while time.time() < plan.end:
+    while not latencies or time.time() < plan.end:
         events = small_events(plan.each * plan.together, first=first + len(ids))
         batches = [
             Append(stream, version, events[n * plan.each : (n + 1) * plan.each], time.time())
