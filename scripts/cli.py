@@ -30,7 +30,7 @@ COMMANDS = {
     "events": "Prints the event log.",
     "replay": "Shows the state at any moment of the log, and checks that nothing was changed.",
     "simulate": "Sweeps a made-up world in virtual time.",
-    "store": "Looks after stores: migrates, copies, rebuilds and prunes them.",
+    "store": "Looks after stores: migrates, copies, rebuilds, imports and prunes them.",
     "evict": "Makes room on the engine's disk by removing Headrace's own images, oldest use first.",
     "doctor": "Checks what this machine needs, and says how to mend it.",
 }
