@@ -5,9 +5,10 @@
 #   --fast       only the tests that need no Docker engine, no Ray and no agents, and are quick; no daemon is started
 #   --no-agents  all but those that run the real coding agents, which are installed from npm (a gigabyte) on first use
 #
-# All phases run even if one fails. The exit code is 0 when all passed, 1 when one failed, 3 when the machine could
-# not be made ready. The last line is pytest's own. What is kept between runs: the caches in $HEADRACE_TEST_CACHE
-# (~/.cache/headrace-tests) and the images in the daemon's data folder.
+# Without arguments for pytest, the tests that need the engine and the others run side by side, and the others' output
+# comes after that of the first. All phases run even if one fails. The exit code is 0 when all passed, 1 when one failed,
+# 3 when the machine could not be made ready. The last lines are pytest's own. What is kept between runs: the caches in
+# $HEADRACE_TEST_CACHE (~/.cache/headrace-tests) and the images in the daemon's data folder.
 set -euo pipefail
 # shellcheck source=SCRIPTDIR/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -27,16 +28,22 @@ for argument in "$@"; do
         *) arguments+=("$argument") ;;
     esac
 done
+engine="engine or agents" others="not engine and not agents"
 if [[ -n "$fast" ]]; then
     agents=
     arguments=(-m "not engine and not ray and not slow and not agents" "${arguments[@]}")
 elif [[ -z "$agents" ]]; then
-    arguments=(-m "not agents" "${arguments[@]}")
+    engine="engine and not agents"
+    ((${#arguments[@]} == 0)) || arguments=(-m "not agents" "${arguments[@]}")
 fi
 
-pytest_log=$(mktemp)
+logs=$(mktemp -d)
+beside=
 cleanup() {
-    rm -f "$pytest_log"
+    if [[ -n "$beside" ]] && kill -INT "$beside" 2>/dev/null; then
+        wait "$beside" || true
+    fi
+    rm -rf "$logs"
     engine_release
 }
 trap cleanup EXIT
@@ -63,8 +70,29 @@ phase() {
 }
 
 run_pytest() {
-    "$VENV/bin/python" -m pytest "${arguments[@]}" 2>&1 | tee "$pytest_log"
+    "$VENV/bin/python" -m pytest "$@" 2>&1 | tee "$logs/pytest"
     return "${PIPESTATUS[0]}"
+}
+
+# The tests that need the engine wait for it half of the time, so those that do not need it run beside them.
+begin_others() {
+    set -m # without job control, bash has a command in the background ignore Ctrl-C, and some tests are about that
+    "$VENV/bin/python" -m pytest -m "$others" -p no:cacheprovider >"$logs/others" 2>&1 </dev/null &
+    beside=$!
+    set +m
+}
+
+end_others() {
+    local code=0
+    wait "$beside" || code=$?
+    beside=
+    cat "$logs/others"
+    return "$code"
+}
+
+closing_line() {
+    grep -E '^=+ .* in [0-9.]+s|^no tests ran|^[0-9]+ (passed|failed|error)' "$1" | tail -n 1 ||
+        say "pytest ended without its closing line"
 }
 
 phase setup bash scripts/setup.sh --dev --no-engine
@@ -78,7 +106,13 @@ mkdir -p "$HEADRACE_TEST_CACHE"
 phase "ruff check" "$VENV/bin/ruff" check .
 phase "ruff format" "$VENV/bin/ruff" format --check .
 phase mypy "$VENV/bin/mypy"
-phase pytest run_pytest
+if [[ -n "$fast" ]] || ((${#arguments[@]} > 0)); then
+    phase pytest run_pytest "${arguments[@]}"
+else
+    begin_others
+    phase "engine tests" run_pytest -m "$engine"
+    phase "other tests" end_others
+fi
 
 took=$(($(milliseconds) - began))
 printf '\n'
@@ -86,6 +120,6 @@ say "summary"
 printf '    %s\n' "${summary[@]}"
 printf '    %-20s %5d.%d s\n' total "$((took / 1000))" "$((took % 1000 / 100))"
 engine_release
-grep -E '^=+ .* in [0-9.]+s|^no tests ran|^[0-9]+ (passed|failed|error)' "$pytest_log" | tail -n 1 ||
-    say "pytest ended without its closing line"
+[[ ! -e "$logs/others" ]] || closing_line "$logs/others"
+closing_line "$logs/pytest"
 exit "$failed"
