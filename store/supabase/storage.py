@@ -192,14 +192,14 @@ class Storage:
 
     def _give_up(self, exc: _Refusal) -> None:
         """Says why a blob goes to the table; unless it was too large, all others follow it."""
+        said = self._rest.hide(str(exc))
         with self._turn:
             if exc.status == 413:
                 if not self._size_told:
-                    logger.info("{}: blobs above the size limit of Storage go to the table: {}", self._rest.url, exc)
+                    logger.info("{}: blobs above the size limit of Storage go to the table: {}", self._rest.url, said)
                 self._size_told = True
                 return
             if self._usable:
-                said = self._rest.hide(str(exc))
                 logger.info("{}: Storage is not used any more, blobs go to the table: {}", self._rest.url, said)
             self._usable = False
 

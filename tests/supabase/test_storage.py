@@ -87,7 +87,7 @@ def test_what_is_large_is_an_object_and_what_is_small_is_in_the_table(
     assert not [line for line in said if "Storage" in line]
 
 
-@pytest.mark.parametrize("size", [len(LARGE), 9 << 20], ids=["kept in memory", "kept in a temporary file"])
+@pytest.mark.parametrize("size", [len(LARGE), (9 << 20) + 5], ids=["kept in memory", "kept in a temporary file"])
 def test_a_large_file_is_an_object_too(store: Store, project: Project, tmp_path: Path, size: int) -> None:
     source = tmp_path / "build.log"
     content = (LARGE * 3)[:size]
