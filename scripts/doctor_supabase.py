@@ -1,4 +1,4 @@
-"""What ``headrace doctor`` looks at in a Supabase project: address, key, schema, latency, row cap, clock, lock."""
+"""What ``headrace doctor`` sees of a Supabase project: address, key, schema, latency, row cap, clock, lock, blobs."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def _findings() -> list[Finding]:
             _row_cap(rest, int(state["seq"])),
             _clock(rest),
             _lock(rest),
+            _storage(rest),
         ]
     except HeadraceError as exc:
         return [fail("store", exc.message, mend="see the message, or use another --store")]
@@ -94,3 +95,14 @@ def _lock(rest: Rest) -> Finding:
     if row["seen_at"] == "-infinity":
         return ok("store lock", "nothing drives this log")
     return ok("store lock", f"last held by {row['holder']}, a sign of life at {row['seen_at']} (epoch {row['epoch']})")
+
+
+def _storage(rest: Rest) -> Finding:
+    from store.supabase.blobs import LARGE_BYTES
+    from store.supabase.storage import BUCKET, Storage
+
+    why_not = Storage(rest).why_not(make=False)
+    if why_not:
+        mend = "nothing, if the database has the room; or switch Storage on, for a private bucket of this key"
+        return warn("store blobs", f"all go to the table, Storage cannot be used: {why_not}", mend=mend)
+    return ok("store blobs", f"above {LARGE_BYTES >> 20} MiB they go to Storage (bucket {BUCKET}), others to the table")

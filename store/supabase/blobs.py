@@ -1,7 +1,9 @@
-"""Blobs in a Supabase project: in parts of a mebibyte, sealed when the database has found them to have their digest.
+"""Blobs in a Supabase project: large ones in Storage if it has that, the others in a table, in parts of a mebibyte.
 
-A blob is there whole or not at all; what a writer that died left of one is written over by the next. What is read is
-checked again here: other bytes than those that were put are never returned.
+A blob is there when its row is, which says where its content lies, and is written when that was found to have its
+digest: by the database, or for Storage by reading it back. So it is there whole or not at all; what a writer that died
+left of one is written over by the next. What is read is checked again here: other bytes than those that were put are
+never returned.
 """
 
 from __future__ import annotations
@@ -13,14 +15,17 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from events.errors import InputError, LogCorrupt, LogUnavailable
 from store.blobs import ListedBlobs, check_digest
 from store.supabase.rest import Rest
+from store.supabase.storage import Storage
 
-__all__ = ["SupabaseBlobs"]
+__all__ = ["LARGE_BYTES", "SupabaseBlobs"]
 
+LARGE_BYTES = 4 << 20
+"""What is larger goes to Storage, where that can be used."""
 PART_BYTES = 1 << 20
 IN_MEMORY_BYTES = 8 << 20
 """What is larger is kept in a temporary file on its way."""
@@ -33,9 +38,10 @@ class SupabaseBlobs(ListedBlobs):
 
     def __init__(self, rest: Rest) -> None:
         self._rest = rest
+        self._storage = Storage(rest)
 
     def put(self, data: bytes) -> str:
-        return self._store(BytesIO(data), hashlib.sha256(data).hexdigest())
+        return self._store(BytesIO(data), hashlib.sha256(data).hexdigest(), size=len(data))
 
     def put_file(self, path: str | os.PathLike[str]) -> str:
         hasher = hashlib.sha256()
@@ -47,17 +53,18 @@ class SupabaseBlobs(ListedBlobs):
                         copy.write(chunk)
             except OSError as exc:
                 raise InputError(f"{path} cannot be read: {exc.strerror}; nothing was stored") from exc
-            return self._store(copy, hasher.hexdigest())
+            return self._store(copy, hasher.hexdigest(), size=copy.tell())
 
     def get(self, digest: str) -> bytes:
-        return b"".join(self._parts(check_digest(digest)))
+        file = BytesIO()
+        self._fill(file, check_digest(digest))
+        return file.getvalue()
 
     def open(self, digest: str) -> BinaryIO:
         check_digest(digest)
         file = SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - handed out
         try:
-            for part in self._parts(digest):
-                file.write(part)
+            self._fill(file, digest)
         except BaseException:
             file.close()
             raise
@@ -75,8 +82,11 @@ class SupabaseBlobs(ListedBlobs):
                 yield row["digest"]
             after = page[-1]["digest"]
 
-    def _store(self, file: IO[bytes], digest: str) -> str:
+    def _store(self, file: IO[bytes], digest: str, *, size: int) -> str:
         if self.has(digest):
+            return digest
+        if size > LARGE_BYTES and self._storage.usable() and self._storage.put(digest, file):
+            self._rest.rpc("headrace_seal_stored", {"digest": digest, "size": size})
             return digest
         for _ in range(SEAL_TRIES):
             file.seek(0)
@@ -89,21 +99,29 @@ class SupabaseBlobs(ListedBlobs):
                 return digest
         raise LogUnavailable(f"blob {digest} arrives damaged at {self._rest.url}; nothing was stored, put it again")
 
-    def _parts(self, digest: str) -> Iterator[bytes]:
-        """The parts of a blob; what they come to is checked before the last one is handed out."""
-        hasher, parts, number = hashlib.sha256(), 1, 0
-        part = b""
-        while number < parts:
+    def _fill(self, file: IO[bytes], digest: str) -> None:
+        """Writes the content of a blob into an empty file; it is checked when this returns."""
+        first = self._part(digest, 0)
+        if first["parts"] == 0 and first["size"] > 0:
+            (row,) = self._rest.select("blobs", "stored_in", equal={"digest": digest}, order="digest", limit=1)
+            if row["stored_in"] != "storage":
+                raise LogCorrupt(where=f"blob {digest}", detail=f"it has no parts at {self._rest.url}")
+            self._storage.read(digest, file)
+            return
+        hasher, part = hashlib.sha256(), first
+        for number in range(max(1, first["parts"])):
             if number:
-                yield part
-            answer = self._rest.rpc("headrace_get_part", {"digest": digest, "part": number})
-            if answer is None:
-                raise LogCorrupt(where=f"blob {digest}", detail=f"it is missing from {self._rest.url}")
-            if answer["parts"] and answer["data"] is None:
+                part = self._part(digest, number)
+            if first["parts"] and part["data"] is None:
                 raise LogCorrupt(where=f"blob {digest}", detail=f"its part {number} is missing from {self._rest.url}")
-            parts, number = answer["parts"], number + 1
-            part = b64decode(answer["data"] or "")
-            hasher.update(part)
+            data = b64decode(part["data"] or "")
+            hasher.update(data)
+            file.write(data)
         if hasher.hexdigest() != digest:
             raise LogCorrupt(where=f"blob {digest}", detail="its content does not match its digest")
-        yield part
+
+    def _part(self, digest: str, number: int) -> dict[str, Any]:
+        answer: dict[str, Any] | None = self._rest.rpc("headrace_get_part", {"digest": digest, "part": number})
+        if answer is None:
+            raise LogCorrupt(where=f"blob {digest}", detail=f"it is missing from {self._rest.url}")
+        return answer

@@ -13,17 +13,19 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import httpx
 from loguru import logger
 from postgrest import APIError
+from storage3 import SyncStorageClient
 from supabase import Client, ClientOptions, create_client
 
 from events.errors import EnvironmentNotReady, HeadraceError, LogUnavailable
 from store.supabase.credentials import KEY_VARIABLE, URL_VARIABLE, Credentials
 
-__all__ = ["OPEN_FOR_S", "PATIENCE_S", "Rest"]
+__all__ = ["OPEN_FOR_S", "PATIENCE_S", "NotNow", "Rest"]
 
 T = TypeVar("T")
 
@@ -48,6 +50,10 @@ _MISSING = frozenset({"PGRST202", "PGRST205", "42883", "42P01"})
 _REFUSED = frozenset({"42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
 
 
+class NotNow(Exception):
+    """Raised by what :meth:`Rest.insist` calls: the answer was that it be asked again."""
+
+
 class Rest:
     """One project; safe to use from several threads. Errors: ``EnvironmentNotReady``, ``LogUnavailable``."""
 
@@ -68,6 +74,8 @@ class Rest:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._client: Client = create_client(credentials.url, credentials.key, options)
             self._rest = self._client.postgrest
+            self.storage: SyncStorageClient = self._client.storage
+            """Of the same project, with the same connections; for what :meth:`insist` calls."""
 
     def rpc(self, function: str, arguments: Mapping[str, object], *, patience_s: float | None = None) -> Any:
         """What a function of the database returns."""
@@ -104,6 +112,14 @@ class Rest:
         rows: list[dict[str, Any]] = self.insist(ask)
         return rows
 
+    def stream(self, path: str) -> AbstractContextManager[httpx.Response]:
+        """The answer to a GET of ``path`` below the project's address, its body not yet read; for :meth:`insist`."""
+        return self._http.stream("GET", f"{self.url}/{path}", headers=self._client.options.headers)
+
+    def hide(self, text: str) -> str:
+        """``text`` without the key."""
+        return self._credentials.hide(text)
+
     def insist(self, ask: Callable[[], T], *, patience_s: float | None = None) -> T:
         """Calls ``ask`` until it has an answer; see the module for what is repeated."""
         began = time.monotonic()
@@ -113,7 +129,7 @@ class Rest:
             try:
                 self._seen.status = 0
                 return ask()
-            except (APIError, httpx.HTTPError, RuntimeError) as exc:
+            except (APIError, httpx.HTTPError, NotNow, RuntimeError) as exc:
                 problem = self._meaning(exc)
                 now = time.monotonic()
                 wait = random.uniform(pause / 2, pause)  # noqa: S311 - no secret
@@ -140,12 +156,14 @@ class Rest:
         if not isinstance(exc, APIError):
             if isinstance(exc, RuntimeError):
                 raise exc
-            detail = self._credentials.hide(f"{type(exc).__name__}: {exc}".removesuffix(": "))
+            late = isinstance(exc, NotNow)
+            detail = self.hide(str(exc) if late else f"{type(exc).__name__}: {exc}".removesuffix(": "))
+            said = "cannot answer now" if late else "gives no answer"
             return LogUnavailable(
-                f"{self.url} gives no answer ({detail}); check {URL_VARIABLE} and the network; the call may be repeated"
+                f"{self.url} {said} ({detail}); check {URL_VARIABLE} and the network; the call may be repeated"
             )
         status, code = int(self._seen.status), str(exc.code or "")
-        said = self._credentials.hide(" ".join(str(exc.message or exc.details or "").split()))[:MESSAGE_CHARACTERS]
+        said = self.hide(" ".join(str(exc.message or exc.details or "").split()))[:MESSAGE_CHARACTERS]
         detail = f"HTTP {status}{f', {code}' if code and code != str(status) else ''}: {said}"
         if status in (401, 403) or code in _REFUSED:
             return EnvironmentNotReady(

@@ -14,6 +14,7 @@ from scripts.doctor import command
 from scripts.doctor_supabase import look_at_supabase
 from scripts.findings import Finding, Status
 from store.log import Append, NewEvent
+from store.supabase.migrating import SCHEMA
 from tests.supabase.gateway import key_of
 from tests.supabase.project import Project
 
@@ -34,7 +35,7 @@ def test_a_project_that_can_be_used_is_described(here: Project) -> None:
         store.log.append(Append("s", 0, [NewEvent(f"e{n}", "T", 1, b"{}") for n in range(150)], 1.0))
         found = look()
     assert {one.status for one in found.values()} == {Status.OK}
-    assert "schema 5, 150 events" in found["store"].seen
+    assert f"schema {SCHEMA}, 150 events" in found["store"].seen
     assert "ms (median of 7)" in found["store latency"].seen
     assert "not met by 150 rows" in found["store row cap"].seen
     assert "(sweep demo), a sign of life at" in found["store lock"].seen

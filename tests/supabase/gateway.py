@@ -10,7 +10,9 @@ errors that are not the database's, and a pool of few connections.
 
 It does not: schemas other than ``public``, overloaded functions, embedding, ``or``, ``in``, ``like``, ranges, counts,
 upserts, preferences beyond ignoring them, CSV and other media types, OpenAPI, TLS, HTTP/2, the API gateway in front of
-PostgREST (Kong, with its own key check), Auth, Storage, Realtime. What it does not know it answers with 501.
+PostgREST (Kong, with its own key check), Auth, Realtime. What it does not know it answers with 501.
+
+``/DATABASE/storage/v1/…`` is Storage of the same project: ``tests/supabase/objects.py``.
 
 ``POST /DATABASE/_faults`` sets :class:`Faults`, ``GET /DATABASE/_calls`` counts the calls of each function.
 """
@@ -26,18 +28,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import jwt
 import msgspec
 import psycopg
 from psycopg import sql
 
+from tests.supabase.answers import SECRET, CutOff, CutShort, Refused, Who, key_of, who_of
+from tests.supabase.objects import Objects
+
 __all__ = ["SECRET", "Faults", "key_of"]
 
-SECRET = "a secret that only the tests of this repository use"  # noqa: S105
 POOL_CONNECTIONS = 10
 POOL_WAIT_S = 10.0
 Connection = psycopg.Connection[Any]
@@ -66,29 +71,12 @@ class Faults(msgspec.Struct, kw_only=True):
     delay_ms: int = 0
 
 
-def key_of(role: str, *, expires_in_s: float = 3600.0, secret: str = SECRET) -> str:
-    """A key of a project as Supabase made them: a token with a role, signed by the project."""
-    return jwt.encode({"role": role, "iss": "supabase", "exp": int(time.time() + expires_in_s)}, secret, "HS256")
-
-
-class Refused(Exception):
-    """An answer that is an error, with its status and body."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = json.dumps({"code": code, "message": message, "details": None, "hint": None}).encode()
-
-
-class CutOff(Exception):
-    """The connection ends without an answer."""
-
-
 class Database:
     """One database: its connections, what goes wrong with it, and what was called."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, objects: Objects) -> None:
         self.faults = Faults()
+        self.objects = objects
         self.calls: Counter[str] = Counter()
         self.turn = threading.Lock()
         self._dsn = dsn
@@ -108,6 +96,17 @@ class Database:
             left = int(getattr(self.faults, fault))
             setattr(self.faults, fault, max(0, left - 1))
             return left > 0
+
+    def beside(self, method: str, path: str, *, headers: Message[str, str], body: bytes) -> tuple[int, bytes] | None:
+        """The answer to what is not PostgREST's."""
+        if path == "_faults":
+            self.faults = msgspec.json.decode(body, type=Faults)
+            return 200, b"{}"
+        if path == "_calls":
+            return 200, json.dumps(self.calls).encode()
+        if path.startswith(("storage/v1/", "_storage")):
+            return self.objects.answer(method, path, headers=headers, body=body)
+        return None
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -142,13 +141,6 @@ class Database:
         return self._functions[name]
 
 
-class Who(msgspec.Struct, frozen=True):
-    """Whose request it is: a role, and what its key says."""
-
-    role: str
-    claims: str
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -169,33 +161,36 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             status, content = self._answer(body)
+            sent = content
         except Refused as exc:
             status, content = exc.status, exc.body
+            sent = content
         except CutOff:
             self.close_connection = True
             return
+        except CutShort as exc:
+            self.close_connection = True
+            status, content, sent = 200, exc.content, exc.content[: len(exc.content) // 2]
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(sent)
         self.wfile.flush()
 
     def _answer(self, body: bytes) -> tuple[int, bytes]:
         parts = urlsplit(self.path)
         name, _, rest = parts.path.strip("/").partition("/")
         database = self.server.database(name)
-        if rest == "_faults":
-            database.faults = msgspec.json.decode(body, type=Faults)
-            return 200, b"{}"
-        if rest == "_calls":
-            return 200, json.dumps(database.calls).encode()
+        beside = database.beside(self.command, rest, headers=self.headers, body=body)
+        if beside is not None:
+            return beside
         if not rest.startswith("rest/v1/"):
             raise Refused(404, "PGRST125", "Invalid path specified in request URL")
         time.sleep(database.faults.delay_ms / 1e3)
         if database.spend("unavailable"):
             return 503, b"<html>503 Service Temporarily Unavailable</html>"
-        who = self._who()
+        who = who_of(self.headers.get("Authorization"))
         what = rest.removeprefix("rest/v1/")
         query = parse_qsl(parts.query, keep_blank_values=True)
         if "count=" in (self.headers.get("Prefer") or ""):
@@ -216,18 +211,6 @@ class Handler(BaseHTTPRequestHandler):
                 raise _refused(exc, who.role) from exc
             finally:
                 _roll_back(connection)
-
-    def _who(self) -> Who:
-        scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
-        if not token or scheme.lower() != "bearer":
-            return Who("anon", "{}")
-        try:
-            claims = jwt.decode(token, SECRET, algorithms=["HS256"])
-        except jwt.ExpiredSignatureError:
-            raise Refused(401, "PGRST303", "JWT expired") from None
-        except jwt.InvalidTokenError:
-            raise Refused(401, "PGRST301", "No suitable key or wrong key type") from None
-        return Who(str(claims.get("role", "anon")), json.dumps(claims))
 
 
 def _begin(connection: Connection, who: Who, *, timeout: str, read: bool) -> None:
@@ -342,13 +325,13 @@ def _where(query: list[tuple[str, str]]) -> tuple[sql.Composable, list[str]]:
 
 
 class Gateway(ThreadingHTTPServer):
-    """The server. ``dsn``: of PostgreSQL as ``authenticator``, without a database's name."""
+    """The server. ``dsn``: of PostgreSQL as ``authenticator``, without a database's name; ``folder``: for objects."""
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, dsn: str, port: int) -> None:
-        self._dsn = dsn
+    def __init__(self, dsn: str, folder: Path, port: int) -> None:
+        self._dsn, self._folder = dsn, folder
         self._databases: dict[str, Database] = {}
         self._turn = threading.Lock()
         super().__init__(("127.0.0.1", port), Handler)
@@ -357,7 +340,7 @@ class Gateway(ThreadingHTTPServer):
         """The database of that name."""
         with self._turn:
             if name not in self._databases:
-                self._databases[name] = Database(f"{self._dsn}/{name}")
+                self._databases[name] = Database(f"{self._dsn}/{name}", Objects(self._folder / name))
             return self._databases[name]
 
 
@@ -383,9 +366,10 @@ def main() -> None:
     """Serves until standard input ends: with the process that started it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dsn", required=True)
+    parser.add_argument("--objects", required=True, type=Path, help="folder for Storage")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    gateway = Gateway(options.dsn, options.port)
+    gateway = Gateway(options.dsn, options.objects, options.port)
     print(gateway.server_address[1], flush=True)
     threading.Thread(target=gateway.serve_forever, daemon=True).start()
     sys.stdin.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ import psycopg
 from store.opening import Store, open_store
 from store.supabase.migrating import apply
 from tests.supabase.gateway import Faults, key_of
+from tests.supabase.objects import StorageFaults
 from tests.supabase.postgres import PASSWORD, Postgres
 
 __all__ = ["Project", "Projects"]
@@ -27,10 +29,11 @@ TEMPLATE = "migrated"
 
 
 class Project:
-    """One project: ``url`` and ``key`` for its clients, ``database_url`` for those who look behind the API."""
+    """One project: ``url`` and ``key`` for its clients, ``database_url`` and ``objects`` (a folder) for
+    those who look behind the API."""
 
-    def __init__(self, postgres: Postgres, *, name: str, gateway: str) -> None:
-        self.postgres, self.name = postgres, name
+    def __init__(self, postgres: Postgres, *, name: str, gateway: str, objects: Path) -> None:
+        self.postgres, self.name, self.objects = postgres, name, objects
         self.url = f"{gateway}/{name}"
         self.key = key_of("service_role")
         self.database_url = postgres.url(name)
@@ -62,6 +65,12 @@ class Project:
         with urlopen(Request(f"{self.url}/_faults", data=body, method="POST"), timeout=10):  # noqa: S310
             pass
 
+    def storage(self, **faults: int) -> None:
+        """Sets what goes wrong with Storage from now on; nothing, without arguments."""
+        body = msgspec.json.encode(StorageFaults(**faults))  # type: ignore[arg-type]
+        with urlopen(Request(f"{self.url}/_storage", data=body, method="POST"), timeout=10):  # noqa: S310
+            pass
+
     def calls(self) -> dict[str, int]:
         """How often each function was executed and committed so far."""
         with urlopen(f"{self.url}/_calls", timeout=10) as answer:  # noqa: S310
@@ -78,6 +87,7 @@ class Projects:
 
     def __init__(self) -> None:
         self.postgres = Postgres()
+        self.objects = self.postgres.folder / "objects"
         self._gateway: subprocess.Popen[str] | None = None
         self.address = ""
 
@@ -88,7 +98,7 @@ class Projects:
             apply(self.postgres.url(TEMPLATE))
             dsn = f"postgresql://authenticator:{PASSWORD}@127.0.0.1:{self.postgres.port}"
             self._gateway = subprocess.Popen(
-                [sys.executable, "-m", "tests.supabase.gateway", "--dsn", dsn],
+                [sys.executable, "-m", "tests.supabase.gateway", "--dsn", dsn, "--objects", str(self.objects)],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
@@ -113,8 +123,9 @@ class Projects:
         """A project of its own. ``empty``: nothing was migrated yet."""
         name = f"p{uuid.uuid4().hex[:12]}"
         self.postgres.create(name, **({} if empty else {"template": TEMPLATE}))
-        return Project(self.postgres, name=name, gateway=self.address)
+        return Project(self.postgres, name=name, gateway=self.address, objects=self.objects / name)
 
     def remove(self, project: Project) -> None:
         """Removes a project with all that it holds."""
         self.postgres.drop(project.name)
+        shutil.rmtree(project.objects, ignore_errors=True)

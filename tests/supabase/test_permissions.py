@@ -23,6 +23,7 @@ CALLABLE = {
     "headrace_rebuild",
     "headrace_rows",
     "headrace_seal",
+    "headrace_seal_stored",
     "headrace_stage",
     "headrace_state",
 }
