@@ -86,9 +86,11 @@ def test_attempts_become_history_and_nothing_counts_as_verified(tmp_path: Path, 
             (2, AttemptState.FAILED, "codex", "llm_generate"),
         ]
         errors = store.models.errors()
-        assert [(one.issue_number, one.message, one.failure_class) for one in errors] == [
-            (1, "no compiler", FailureClass.RECIPE),
-            (2, "no compiler", FailureClass.TIMEOUT),
+        claimed = "imported: it is said to have succeeded, which was not verified here"
+        assert [(one.issue_number, one.state, one.message, one.failure_class) for one in errors] == [
+            (1, AttemptState.FAILED, "no compiler", FailureClass.RECIPE),
+            (1, AttemptState.INTERRUPTED, claimed, None),
+            (2, AttemptState.FAILED, "no compiler", FailureClass.TIMEOUT),
         ]
         assert store.blobs.get(errors[0].blobs["build_log"]) == b"a\nb\n"
         assert store.models.contexts_of("o", "r") == []
