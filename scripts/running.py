@@ -23,6 +23,7 @@ from events.errors import EnvironmentNotReady, InputError, LogLocked, StoreUrlEr
 from events.work import PullRequest
 from scripts.accounts import read_governor
 from scripts.display import ProgressDisplay
+from scripts.findings import Status
 from scripts.reading import read_sweep
 from scripts.summary import count_undone, print_summary
 from store.opening import absolute_url, open_store
@@ -31,6 +32,7 @@ __all__ = [
     "RunChoices",
     "check_store",
     "refuse_forgotten_agents",
+    "require_agents",
     "require_engine",
     "run_and_report",
     "sweep_options",
@@ -92,6 +94,7 @@ def run_and_report(
     refuse_forgotten_agents(run, sweep, settings)
     if run.address is None:
         require_engine(settings)
+        require_agents(settings)
     wait_for_lock(run.store, sweep)
     options = RunOptions(
         store_url=absolute_url(run.store), sweep=sweep, settings=settings, address=run.address, dashboard=run.dashboard
@@ -104,7 +107,8 @@ def run_and_report(
     if progress.phase == "finished":
         return 1 if failed else 0
     again = f"headrace resume {shlex.quote(sweep)} --store {shlex.quote(run.store)}"
-    again += f" --agent {shlex.quote(run.agent)}" if run.agent is not None else ""
+    for option, given in (("config", run.config), ("address", run.address), ("agent", run.agent), ("race", run.race)):
+        again += f" --{option} {shlex.quote(str(given))}" if given is not None else ""
     if progress.phase == "budget":
         undone = count_undone(store=run.store, sweep=sweep)
         click.echo(f"{progress.message}: {undone} pull request{'s' * (undone != 1)} left undone.", err=True)
@@ -178,7 +182,19 @@ def require_engine(settings: Settings) -> None:
 
     problem = engine_problem(settings)
     if problem is not None:
-        raise EnvironmentNotReady(f"{problem}; `headrace doctor` says more")
+        raise EnvironmentNotReady(problem)
+
+
+def require_agents(settings: Settings) -> None:
+    """Raises ``EnvironmentNotReady`` unless sessions of every account can be started on this machine."""
+    from scripts.agent_checks import agent_findings
+
+    if not settings.agents.account:
+        return
+    findings = [one for one in agent_findings(settings.agents) if one.status is Status.FAIL]
+    if findings:
+        problems = " · ".join(f"{one.name}: {one.seen}; {one.mend}" for one in findings)
+        raise EnvironmentNotReady(f"{problems} (`headrace doctor` tells more; `--agent none` goes on without agents)")
 
 
 class Signals:

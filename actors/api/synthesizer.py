@@ -246,7 +246,7 @@ class _Bench:
             bench = self._make(self._settings, self._store.blobs)
             problem = bench.wait_ready(timeout_s=READY_S)
             if problem is not None:
-                raise EnvironmentNotReady(f"the Docker engine does not answer: {problem}; `headrace doctor` says more")
+                raise EnvironmentNotReady(f"the Docker engine does not answer: {problem}")
             self._bench = bench
         return self._bench
 

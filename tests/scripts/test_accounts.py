@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from io import StringIO
 from pathlib import Path
@@ -213,18 +214,33 @@ def test_a_sweep_that_had_agents_does_not_go_on_without_unless_somebody_says_so(
 
 
 def test_what_is_left_undone_at_a_budget_is_counted_and_said(
-    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert main(["retry", "s", "--store", url, "--agent", "unheard"]) == 2
     assert "--agent='unheard'" in capsys.readouterr().err
     message = "the sweep's budget is reached: 3 of 3 sessions"
     over = SweepProgress(phase="budget", repositories={}, pending=0, active=[], message=message)
     monkeypatch.setattr(running, "require_engine", lambda _: None)
+    monkeypatch.setattr(running, "require_agents", lambda _: None)
     monkeypatch.setattr(running, "run_sweep", lambda *_, **__: over)
-    assert main(["retry", "s", "--store", url, "--agent", "claude:4"]) == 1
+    (tmp_path / "own settings.toml").write_text("", encoding="utf-8")
+    options = ["--config", str(tmp_path / "own settings.toml"), "--agent", "claude:4", "--race", "2"]
+    assert main(["retry", "s", "--store", url, *options]) == 1
     said = capsys.readouterr().err
     assert f"{message}: 4 pull requests left undone." in said
-    assert f"headrace resume s --store {url} --agent claude:4" in said
+    assert f"headrace resume s --store {url} {shlex.join(options)}\n" in said
+
+
+def test_a_sweep_does_not_start_where_an_account_has_no_program(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(running, "require_engine", lambda _: None)
+    monkeypatch.setattr(running, "run_sweep", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["retry", "s", "--store", url, "--agent", "codex"]) == 3
+    said = capsys.readouterr().err
+    assert "agent codex: not installed, and an account names it; run: npm install -g @openai/codex@" in said
+    assert "`--agent none` goes on without agents" in said
 
 
 def test_views_of_accounts_survive_the_way_between_actors() -> None:
